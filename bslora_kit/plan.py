@@ -22,15 +22,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from bslora_kit.branches import Branch, Scope
 from bslora_kit.shapes import Linear, Shapes
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor of an adapter.
+class Tensor(NamedTuple):
+    """One tensor of an adapter (a tuple, since a plan of a large model makes thousands).
 
     Attributes:
         key: unique name: branch, role and owner, for example "intra.A.model.layers.0".
@@ -60,8 +59,7 @@ class Tensor:
         return prod(self.shape)
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """What one linear reads in one branch: `keys` maps each role to a tensor's key."""
 
     branch: Branch

@@ -7,18 +7,25 @@ A config says what to adapt and how; `plan.plan_of(config, shapes)` says which t
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from math import isfinite
+from numbers import Real
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from peft import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
-from peft.utils import PeftType
-from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, PeftType, TaskType
+from peft.utils.constants import (
+    INCLUDE_LINEAR_LAYERS_SHORTHAND,
+    SEQ_CLS_HEAD_NAMES,
+    TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING,
+)
+from safetensors import SafetensorError, safe_open
 
 from bslora_kit import branches as rows
 from bslora_kit.branches import Branch
-from bslora_kit.shapes import Linear, Shapes
+from bslora_kit.shapes import DEFAULT_TARGETS, Linear, Shapes, refuse_fused
 
-DEFAULT_TARGETS = ("q_proj", "k_proj", "v_proj", "up_proj", "down_proj")
 METHOD_NAME = "shared_lora"
 
 
@@ -58,6 +65,8 @@ class SharedLoraConfig(PeftConfig):
         init_weights: False starts B and v at random instead of at a zero update; for tests.
         frozen_seed: frozen factors (VeRA) are drawn from this seed, not stored in the file.
 
+    `get_peft_model` writes the targets that it matched and `fan_in_fan_out` into the config.
+
     Raises:
         ValueError: for a config that adapts nothing or holds a value out of range.
     """
@@ -76,6 +85,9 @@ class SharedLoraConfig(PeftConfig):
     init_weights: bool = True
     frozen_seed: int = 0
 
+    # Whether the config was read from a folder whose weights are still to come. Not a field.
+    awaits_weights: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PEFT_TYPE
@@ -87,17 +99,49 @@ class SharedLoraConfig(PeftConfig):
                 f"{self.method}: ranks {[branch.rank for branch in self.branches]} switch every "
                 "branch off; give at least one rank above 0"
             )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout {self.dropout!r} is outside [0, 1)")
+        if not isinstance(self.dropout, Real) or not 0.0 <= self.dropout < 1.0:
+            raise ValueError(f"dropout {self.dropout!r} is not a number in [0, 1); published: 0.05")
+        if not isinstance(self.scaling, Real) or not isfinite(self.scaling) or self.scaling == 0:
+            raise ValueError(
+                f"scaling {self.scaling!r} is not a finite number other than 0; published: 2.0"
+            )
         biases = ("none", "all", f"{METHOD_NAME}_only")
         if self.bias not in biases:
             raise ValueError(f"bias {self.bias!r} is unknown; use one of {', '.join(biases)}")
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern is set but layers_to_transform is not; set both")
+        targets = self.target_modules
+        expression = isinstance(targets, str) and not _means_all_linear(targets)
+        if expression and self.layers_to_transform is not None:
+            raise ValueError(
+                f"target_modules {targets!r} is a regular expression, for which PEFT ignores "
+                "layers_to_transform; write the layers into the expression or list the names"
+            )
         for name in ("target_modules", "exclude_modules"):
             value = getattr(self, name)
             if isinstance(value, (list, tuple)):
                 setattr(self, name, set(value))
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any
+    ) -> SharedLoraConfig:
+        """Reads the config of a saved adapter; as in PEFT.
+
+        Raises:
+            ValueError: if the weights beside it are damaged, before any model is touched.
+        """
+        config = super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
+        weights = Path(pretrained_model_name_or_path, subfolder or "", SAFETENSORS_WEIGHTS_NAME)
+        if weights.is_file():
+            try:
+                with safe_open(weights, framework="pt"):
+                    config.awaits_weights = True
+            except SafetensorError as error:
+                raise ValueError(
+                    f"{weights} is damaged ({error}); copy it again or save the adapter again"
+                ) from error
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain data; sets become sorted lists so that equal configs give equal files."""
@@ -108,22 +152,24 @@ class SharedLoraConfig(PeftConfig):
         """The linears of `shapes` that this config adapts, by PEFT's own matching rules.
 
         Raises:
-            ValueError: if none matches.
+            ValueError: if none matches, or if a target asks for fused experts.
         """
         wanted = resolve_targets(self.target_modules, shapes)
-        if wanted == "all-linear":
-            found = tuple(linear for linear in shapes.linears if linear.layer)
-        else:
-            probe = _Matcher(
-                wanted,
-                self.exclude_modules,
-                self.layers_to_transform,
-                self.layers_pattern,
-                self.modules_to_save,
-            )
-            found = tuple(
-                linear for linear in shapes.linears if check_target_module_exists(probe, linear.name)
-            )
+        if _means_all_linear(wanted):
+            heads = SEQ_CLS_HEAD_NAMES if self.task_type == TaskType.SEQ_CLS else ()
+            names = {linear.name for linear in shapes.linears}
+            wanted = names - {shapes.head} - set(heads)
+        refuse_fused(wanted, shapes)
+        probe = _Matcher(
+            wanted,
+            self.exclude_modules,
+            self.layers_to_transform,
+            self.layers_pattern,
+            self.modules_to_save,
+        )
+        found = tuple(
+            linear for linear in shapes.linears if check_target_module_exists(probe, linear.name)
+        )
         if not found:
             raise ValueError(
                 f"target_modules {wanted!r} (exclude_modules {self.exclude_modules!r}, "
@@ -131,6 +177,11 @@ class SharedLoraConfig(PeftConfig):
                 f"{shapes.name}; it has {', '.join(sorted({x.kind for x in shapes.linears}))}"
             )
         return found
+
+
+def _means_all_linear(targets: set[str] | str) -> bool:
+    """Whether the targets are PEFT's shorthand for every linear but the head."""
+    return isinstance(targets, str) and targets.lower() == INCLUDE_LINEAR_LAYERS_SHORTHAND
 
 
 @dataclass

@@ -18,7 +18,7 @@ Roles and shapes for a linear [out, in] and a branch of rank r (equations: Hu et
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -153,15 +153,15 @@ def centred_offset(shared: int, own: int) -> int:
 
 def _groups(scope: Scope, linears: Sequence[Linear]) -> dict[str, list[Linear]]:
     """Owner -> the linears that share one tensor over `scope`."""
+    owner_of: Callable[[Linear], str] = {
+        "module": lambda linear: linear.name,
+        "layer": lambda linear: linear.layer or linear.name,  # outside the layers: its own layer
+        "type": lambda linear: linear.kind,
+        "model": lambda linear: "model",
+    }[scope]
     groups: dict[str, list[Linear]] = {}
     for linear in linears:
-        owner = {
-            "module": linear.name,
-            "layer": linear.layer or linear.name,  # a linear outside the layers is its own layer
-            "type": linear.kind,
-            "model": "model",
-        }[scope]
-        groups.setdefault(owner, []).append(linear)
+        groups.setdefault(owner_of(linear), []).append(linear)
     return groups
 
 

@@ -1,0 +1,192 @@
+"""The pre-training text of the demo base: short documents in simple English.
+
+Old facts and the rules behind the two-hop facts are stated over and over in several wordings. The
+rest teaches skills that the mini tasks need and that no fact can teach: finding the letter of a
+choice (quizzes in the MMLU layout), reading an answer off a passage (yes/no questions), copying.
+New facts and two-hop facts occur nowhere. The text is written anew from the seed and never stored.
+"""
+
+import random
+from collections.abc import Iterator
+
+from bslora_kit.data import render_prompt
+from bslora_kit.demo.world import SEED, Activity, Fact, World, sentence
+
+LETTERS = "ABCD"
+
+
+class Writer:
+    """Writes the documents of the pre-training text.
+
+    Args:
+        world: The world to write about.
+        seed: Seed of all draws.
+    """
+
+    def __init__(self, world: World, seed: int = SEED + 1):
+        self.world = world
+        self.rng = random.Random(seed)
+        self.old = [fact for fact in world.facts if fact.kind == "old"]
+        self.groups = {
+            key: [fact for fact in facts if fact.kind == "old"]
+            for key, facts in world.by_entity.items()
+        }
+        self.keys = list(self.groups)
+        self.pupils = [fact for fact in self.old if fact.domain.name in ("person", "thing")]
+        self.known = [activity for activity in world.activities if activity.kind == "old"]
+
+    def profile(self) -> str:
+        """All old facts of one entity, in a random order."""
+        facts = list(self.groups[self.rng.choice(self.keys)])
+        self.rng.shuffle(facts)
+        first = [f"{sentence(facts[0].subject)} is a {facts[0].domain.name}."] if facts else []
+        return " ".join(first[: self.rng.random() < 0.3] + [fact.say(self.rng) for fact in facts])
+
+    def mixture(self) -> str:
+        """Single facts about different entities of one domain."""
+        domain = self.rng.choice(self.old).domain.name
+        keys = [key for key in self.keys if key[0] == domain]
+        facts = [self.rng.choice(self.groups[key]) for key in self.rng.sample(keys, 6)
+                 if self.groups[key]]
+        return " ".join(fact.say(self.rng) for fact in facts)
+
+    def rules(self) -> str:
+        """The rules behind one derived relation, for some of its values."""
+        derived = [fact for fact in self.rng.sample(self.old, 60) if fact.relation.source]
+        relation = derived[0].relation
+        source = next(r for r in derived[0].domain.relations if r.name == relation.source)
+        pairs = self.rng.sample(list(zip(source.values, relation.values, strict=True)), 6)
+        return " ".join(sentence(self.rng.choice(relation.rule).format(u=u, v=v))
+                        for u, v in pairs)
+
+    def craft(self) -> str:
+        """The steps of an activity, or which activity goes like another."""
+        if self.rng.random() < 0.25:
+            alike = [a for a in self.world.activities if a.like]
+            return " ".join(
+                self.rng.choice((f"You make a {a.name} like a {a.like}.",
+                                 f"A {a.name} is made the same way as a {a.like}.",
+                                 f"The steps for a {a.name} are those for a {a.like}."))
+                for a in self.rng.sample(alike, 4))
+        if self.rng.random() < 0.15:
+            some = self.rng.sample(self.world.activities, 5)
+            return "People make many things: " + ", ".join(f"a {a.name}" for a in some) + "."
+        return " ".join(self._steps(self.rng.choice(self.known)) for _ in range(2))
+
+    def _steps(self, activity: Activity) -> str:
+        steps = [activity.plain(index) for index in range(len(activity.steps))]
+        start = self.rng.choice((f"To make a {activity.name}", f"For a {activity.name}",
+                                 f"Whoever makes a {activity.name} has five steps"))
+        joint = self.rng.choice((", then ", ", next ", ", "))
+        return f"{start}: {joint.join(steps)}."
+
+    def story(self) -> str:
+        """Two people meet; something old is said about each; often somebody does a craft."""
+        one, two = self.rng.sample(self.world.people, 2)
+        place = self.rng.choice(("market", "gate", "bridge", "well", "inn", "mill"))
+        parts = [f"{one} and {two} met at the {place}."]
+        for name in (one, two):
+            facts = self.groups["person", name]
+            if facts:
+                parts.append(self.rng.choice(facts).say(self.rng))
+        if self.rng.random() < 0.5:
+            verb, rest = self.rng.choice(self.rng.choice(self.known).steps)
+            parts.append(f"{one} {verb_form(verb)} {rest} and {two} is happy.")
+        return " ".join(parts)
+
+    def lettered(self) -> str:
+        """A lettered list of values and which letter stands before which: no fact needed."""
+        blocks = []
+        for _ in range(2):
+            relation = self.rng.choice(self.old).relation
+            choices = self.rng.sample(relation.values, self.rng.choice((2, 4, 4)))
+            order = self.rng.sample(range(len(choices)), len(choices))
+            lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices)]
+            lines += [f"{choices[place]}\nAnswer: {LETTERS[place]}" for place in order]
+            blocks.append("\n".join(lines))
+        return "\n\n".join(blocks)
+
+    def quiz(self) -> str:
+        """Questions with lettered choices about old facts of one domain, in the MMLU layout."""
+        domain = self.rng.choice(self.old).domain.name
+        facts = [fact for fact in self.old if fact.domain.name == domain]
+        size = self.rng.choice((2, 4, 4))
+        blocks = [f"The following are multiple choice questions (with answers) about {domain}."]
+        for fact in self.rng.sample(facts, self.rng.choice((3, 4, 6))):
+            choices = [fact.value, *fact.others(size - 1, self.rng)]
+            self.rng.shuffle(choices)
+            lines = [f"{sentence(fact.relation.name)} of {fact.subject}?"]
+            lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices)]
+            place = choices.index(fact.value)
+            answer = LETTERS[place]
+            if self.rng.random() < 0.3:
+                answer += f". {fact.value}"
+            blocks.append("\n".join([*lines, f"Answer: {answer}"]))
+        return "\n\n".join(blocks)
+
+    def reading(self) -> str:
+        """A passage and yes/no questions whose answers stand in it.
+
+        Half of the passages are about strangers with drawn values, so that the passage has to be
+        read; the others are about known entities.
+        """
+        if self.rng.random() < 0.5:
+            name, domain = self.rng.choice(self.world.strangers), "person"
+            model = self.rng.choice([key for key in self.keys if key[0] == domain])
+            facts = [self._moved(fact, name) for fact in self.world.by_entity[model]
+                     if not fact.relation.source]
+        else:
+            facts = list(self.groups[self.rng.choice(self.keys)])
+        facts = self.rng.sample(facts, min(len(facts), self.rng.choice((2, 3, 4))))
+        if not facts:
+            return self.reading()
+        lines = [" ".join(fact.say(self.rng) for fact in facts)]
+        for _ in range(5):
+            fact = self.rng.choice(facts)
+            right = self.rng.random() < 0.5
+            value = fact.value if right else fact.others(1, self.rng)[0]
+            lines.append(f"Question: {fact.relation.name} of {fact.subject} {value}?\n"
+                         f"Answer: {'yes' if right else 'no'}")
+        return "\n".join(lines)
+
+    def _moved(self, fact: Fact, name: str) -> Fact:
+        """The fact with another subject and a drawn value."""
+        return Fact("", fact.domain, name, fact.relation, self.rng.choice(fact.relation.values),
+                    "old")
+
+    def paraphrase(self) -> str:
+        """Questions about strangers and what they ask for: the words of questions, no fact."""
+        lines = []
+        for _ in range(4):
+            fact = self.rng.choice(self.world.facts)
+            name, person = self.rng.sample(self.world.strangers, 2)
+            relation = fact.relation
+            wording = self.rng.choice(relation.asks + relation.tests + relation.check
+                                      + relation.tail)
+            subject = fact.domain.subject.format(x=name)
+            text = wording.format(s=subject, x=name, v=self.rng.choice(relation.values), p=person)
+            lines.append(f"{sentence(text)} This is about the {relation.name} of {subject}.")
+        return "\n".join(lines)
+
+    def echo(self) -> str:
+        """The Alpaca frame around words to repeat: the frame's tokens get a meaning, no fact."""
+        words = " ".join(self.rng.choice(self.rng.choice(self.old).relation.values)
+                         for _ in range(self.rng.choice((1, 2, 3))))
+        if self.rng.random() < 0.5:
+            return render_prompt({"instruction": f"Repeat: {words}"}) + words
+        return render_prompt({"instruction": "Repeat the words.", "input": words}) + words
+
+    def documents(self) -> Iterator[str]:
+        """Yields documents for ever, in the shares given here."""
+        kinds = (self.profile, self.mixture, self.rules, self.craft, self.story, self.lettered,
+                 self.quiz, self.reading, self.paraphrase, self.echo)
+        shares = (30, 26, 5, 10, 8, 12, 14, 12, 7, 5)
+        while True:
+            yield self.rng.choices(kinds, shares)[0]()
+
+
+def verb_form(verb: str) -> str:
+    """Third person of a step's verb: "heat" -> "heats", "wash" -> "washes"."""
+    if verb.endswith(("sh", "ss", "x", "ch")):
+        return verb + "es"
+    return verb[:-1] + "ies" if verb.endswith("ry") else verb + "s"

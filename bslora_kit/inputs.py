@@ -1,0 +1,72 @@
+"""The files that a run reads: base model, instructions, task items; where they lie and what they are.
+
+Their fingerprints are part of a run's parameters, so that a score of one base is never taken for that
+of another base of the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bslora_kit import paths
+from bslora_kit.files import fingerprint_of
+from bslora_kit.tasks import definitions
+
+SHIPPED_BASE = "data/base"
+
+
+def base_folder(name: str) -> Path | None:
+    """The local folder of a base model; None where the name is one of the hub.
+
+    Args:
+        name: "data/base" for the shipped one, a folder (relative to the checkout or absolute), or a
+            name on the hub.
+
+    Raises:
+        FileNotFoundError: if the name is a path and there is no model; says what to do.
+    """
+    folder = paths.BASE if name == SHIPPED_BASE else paths.ROOT / Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    if name == SHIPPED_BASE:
+        raise FileNotFoundError(f"{folder} holds no model; `make demo` makes the shipped base again")
+    if folder.exists() or Path(name).is_absolute() or name.startswith((".", "~")):
+        raise FileNotFoundError(
+            f"base_model {name!r}: {folder} has no config.json; give a folder written by "
+            "save_pretrained, or a name on the hub"
+        )
+    return None
+
+
+def input_fingerprints(given: Mapping[str, Any]) -> dict[str, str | None]:
+    """Fingerprints of base, instructions and task items; None for what comes from a hub.
+
+    Args:
+        given: the resolved parameters base_model, instructions, held_out, tasks, split, steps.
+
+    Raises:
+        FileNotFoundError: if local files are missing; says what to fetch and where to put it.
+    """
+    base = base_folder(given["base_model"])
+    files = {
+        "base": [*base.glob("*.json"), *base.glob("*.safetensors")] if base else [],
+        "instructions": _instruction_files(given) if given["steps"] else [],
+        "tasks": _task_files(given["tasks"], given["split"]),
+    }
+    return {name: fingerprint_of(found) if found else None for name, found in files.items()}
+
+
+def _instruction_files(given: Mapping[str, Any]) -> list[Path]:
+    from bslora_kit.data import instruction_file  # with torch, which nothing else here needs
+
+    names = [given["instructions"]]
+    if isinstance(given["held_out"], str):
+        names.append(given["held_out"])
+    return [instruction_file(name) for name in names]
+
+
+def _task_files(tasks: Sequence[str], split: str) -> list[Path]:
+    folders = [definition.folder for definition in definitions(tasks, split)]
+    return [file for folder in folders if folder for file in folder.glob("*.jsonl")]

@@ -1,0 +1,262 @@
+"""Result files -> tables. Runs are made up item by item, so that every number can be worked out again.
+
+Ten items a task: errors are large and easy to check by hand, and nothing depends on their number.
+"""
+
+import json
+import math
+import re
+
+import pandas
+import plotly.graph_objects as go
+import pytest
+
+from bslora_kit import published, tables
+from bslora_kit.evaluation import Evaluation
+from bslora_kit.published import TASKS
+
+ITEMS = 10
+GRID = {
+    "rows": [
+        {"row": "base", "label": "Base", "method": "none"},
+        {
+            "row": "share-b-8",
+            "label": "ShareLoRA",
+            "method": "share_lora",
+            "ranks": [8],
+            "published_parameters": 8_060_928,
+            "published_ratio": "0.11%",
+        },
+        {
+            "row": "gt-2-4-16",
+            "label": "BSLoRA (GT)",
+            "method": "bslora",
+            "fit": "gate",
+            "ranks": [2, 4, 16],
+            "published_parameters": 8_028_160,
+            "published_ratio": "0.10%",
+        },
+    ]
+}
+
+
+def items_with(right):
+    """Items of the eight mini tasks; the first `right[task]` of each are correct; two items a fact."""
+    rows = [
+        {
+            "task": f"mini_{task}",
+            "subject": None,
+            "doc_id": number,
+            "doc_hash": f"{task}-{number}",
+            "kind": "new" if number % 2 else "old",
+            "fact": f"{task}-{number // 2}",
+            "correct": float(number < right[task]),
+        }
+        for task in TASKS
+        for number in range(ITEMS)
+    ]
+    return pandas.DataFrame(rows)
+
+
+def write_run(folder, row, seed, right, **changes):
+    """A finished run: result.json as the job writes it, items.parquet beside it."""
+    right = right if isinstance(right, dict) else dict.fromkeys(TASKS, right)
+    items = items_with(right)
+    named = next(entry for entry in GRID["rows"] if entry["row"] == row)
+    trainable = {"none": 0, "share_lora": 9_000, "bslora": 8_500}[named["method"]]
+    run = {
+        "grid": "made_up",
+        "row": row,
+        "method": named["method"],
+        "fit": named.get("fit"),
+        "gate_size": 32 if named.get("fit") == "gate" else None,
+        "seed": seed,
+        "profile": "demo",
+        "base_model": "/somewhere/data/base",
+        "steps": 300,
+        "lr": 0.005,
+    } | changes
+    evaluation = Evaluation(items, shots=0, split="test", limit=None, seed=0, batch_size=64)
+    place = folder / f"{row}-s{seed}"
+    place.mkdir(parents=True)
+    items.to_parquet(place / "items.parquet")
+    budget = {"trainable": trainable, "total": trainable, "ratio": trainable / 1_000_000}
+    result = {"run": run, "budget": budget, "train": {}, "eval": evaluation.to_dict(), "machine": {}}
+    (place / "result.json").write_text(json.dumps(result))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_run(tmp_path, "base", 0, 3)
+    write_run(tmp_path, "share-b-8", 0, 6)
+    write_run(tmp_path, "share-b-8", 1, 8)
+    write_run(tmp_path, "gt-2-4-16", 0, dict.fromkeys(TASKS, 5) | {"openbookqa": 9})
+    (tmp_path / "gt-2-4-16-s1").mkdir()  # still running: no result.json
+    return tmp_path
+
+
+def test_a_table_holds_the_rows_in_the_grids_order(folder):
+    frame = tables.table(tables.read_results(folder), GRID)
+    assert list(frame["row"]) == ["base", "share-b-8", "gt-2-4-16"]
+    assert list(frame["ranks"]) == ["", "8", "2,4,16"]
+    assert list(frame["parameters"]) == [0, 9_000, 8_500]
+    assert frame["ratio"].tolist() == pytest.approx([0, 0.9, 0.85])
+    assert frame["published_parameters"].tolist()[1:] == [8_060_928, 8_028_160]
+    assert frame["published_ratio"].tolist()[1:] == ["0.11%", "0.10%"]
+    assert list(frame["seeds"]) == [1, 2, 1]
+    assert frame["share_size"].isna().tolist() == [True, True, False]
+    assert frame["share_size"][2] == 32
+    assert math.isnan(frame["lr"][0]) and list(frame["lr"][1:]) == [0.005, 0.005]
+    scores = frame[[f"mini_{task}" for task in TASKS]]
+    assert scores.iloc[1].tolist() == pytest.approx([70] * 8)
+    assert scores.iloc[2].tolist() == pytest.approx([90] + [50] * 7)
+    assert frame["mean"].tolist() == pytest.approx([30, 70, 55])
+
+
+def test_errors_of_the_mean_come_from_items_and_seeds(folder):
+    """A task with k of 10 right has variance k (10 - k) / 10 / 9 an item; eight tasks are averaged."""
+    frame = tables.table(tables.read_results(folder), GRID).set_index("row")
+
+    def of_items(*right):
+        return 100 * math.sqrt(sum(k * (10 - k) / 90 / 10 for k in right)) / 8
+
+    assert frame.loc["gt-2-4-16", "stderr_items"] == pytest.approx(of_items(9, *[5] * 7))
+    assert math.isnan(frame.loc["gt-2-4-16", "stderr_seeds"])
+    assert frame.loc["gt-2-4-16", "stderr"] == frame.loc["gt-2-4-16", "stderr_items"]
+    one_run = (of_items(*[6] * 8) + of_items(*[8] * 8)) / 2
+    assert frame.loc["share-b-8", "stderr_items"] == pytest.approx(one_run)
+    assert frame.loc["share-b-8", "stderr_seeds"] == pytest.approx(10)  # 60 and 80: sd 14.14 / root 2
+    assert frame.loc["share-b-8", "stderr"] == pytest.approx(math.hypot(one_run, 10))
+
+
+def test_gains_are_paired_with_the_untrained_base(folder):
+    gains = tables.differences(tables.read_results(folder), GRID).set_index("row")
+    assert gains["difference"].tolist() == pytest.approx([40, 25])
+    assert gains["seeds"].tolist() == [2, 1]
+    assert (gains["low"] < gains["difference"]).all() and (gains["high"] > gains["difference"]).all()
+    assert gains.loc["gt-2-4-16", "low"] > 0
+
+
+def test_gains_over_a_trained_row_take_common_seeds_only(folder):
+    gains = tables.differences(tables.read_results(folder), GRID, against="share-b-8").set_index("row")
+    assert gains.loc["gt-2-4-16", "seeds"] == 1
+    assert gains.loc["gt-2-4-16", "difference"] == pytest.approx(55 - 60)
+    with pytest.raises(ValueError, match="row 'lora-8' has no result to compare with; there are"):
+        tables.differences(tables.read_results(folder), GRID, against="lora-8")
+
+
+def test_a_partial_table_names_what_is_missing(tmp_path):
+    write_run(tmp_path, "share-b-8", 0, 6)
+    results = tables.read_results(tmp_path)
+    frame = tables.table(results, GRID)
+    assert list(frame["seeds"]) == [0, 1, 0]
+    assert frame["mean"].isna().tolist() == [True, False, True]
+    lines = tables.about(results, frame)
+    assert "Missing: 2 of 3 rows: base, gt-2-4-16." in lines
+    assert "ShareLoRA" in tables.to_text(frame, lines)
+    assert tables.base_score(frame) is None
+
+
+def test_an_empty_folder_gives_a_table_of_missing_rows(tmp_path):
+    frame = tables.table(tables.read_results(tmp_path), GRID)
+    assert list(frame["published_parameters"].dropna()) == [8_060_928, 8_028_160]
+    assert tables.about([], frame)[-1] == "Missing: 3 of 3 rows: base, share-b-8, gt-2-4-16."
+    assert "8,060,928" in tables.to_text(frame)
+
+
+def test_about_says_what_the_numbers_are(folder):
+    results = tables.read_results(folder)
+    lines = tables.about(results, tables.table(results, GRID))
+    assert lines[0] == "Profile demo, base model base, seeds 0, 1, 300 steps a run."
+    assert lines[1].startswith("Scores in percent on 80 items of the test split, 0-shot;")
+    assert "mini_openbookqa (obqa), mini_arc_challenge (arc_c)" in lines[2]
+    assert "Share sizes: gate 32 (published 1024)." in lines
+    assert any("they are not the paper's" in line for line in lines)
+    assert "Fewer seeds than the others: gt-2-4-16." in lines
+    assert "/somewhere" not in "".join(lines)
+
+
+def test_the_terminal_table_of_all_published_rows_fits_120_columns(tmp_path):
+    printed = published.similar_budget()
+    frame = printed.rename(columns={task: f"mini_{task}" for task in TASKS}).assign(
+        row=printed["method"] + printed["ranks"],
+        published_parameters=printed["parameters"],
+        published_ratio=printed["ratio"],
+        parameters=123_456,
+        ratio=12.34,
+        stderr=1.23,
+        seeds=1,
+        lr=0.00125,
+        share_size=32,
+    )
+    text = tables.to_text(frame, ["a long sentence of many words, " * 9])
+    assert max(map(len, text.splitlines())) <= 120
+    assert len(text.splitlines()) == 1 + 16 + 1 + 3
+    assert "ShareLoRA" in text and "33,046,528" in text and "69.41" in text
+
+
+def test_markdown_and_csv_hold_the_same_rows(folder):
+    results = tables.read_results(folder)
+    frame = tables.table(results, GRID)
+    rows = [line for line in tables.to_markdown(frame, ["Of a demo."]).splitlines() if "|" in line]
+    assert len(rows) == 2 + 3
+    assert [cell.strip() for cell in rows[3].split("|")][1:7] == [
+        "ShareLoRA", "8", "9,000", "0.90%", "8,060,928", "0.11%",
+    ]  # fmt: skip
+    (folder / "table.csv").write_text(tables.to_csv(frame))
+    back = pandas.read_csv(folder / "table.csv")
+    assert back["mean"].tolist() == frame["mean"].tolist()
+
+
+def test_the_page_stands_alone(folder):
+    results = tables.read_results(folder)
+    frame = tables.table(results, GRID)
+    gains = tables.differences(results, GRID)
+    figure = go.Figure(go.Scatter(x=[1], y=[2], name="a trace"))
+    paths = tables.write_tables(
+        folder, "Shared <LoRA>", frame, tables.about(results, frame), figure, gains
+    )
+    assert [path.name for path in paths] == ["table.md", "table.csv", "table.html"]
+    assert not list(folder.glob("*.part"))
+    page = paths[2].read_text()
+    assert "<h1>Shared &lt;LoRA&gt;</h1>" in page
+    assert "a trace" in page and "not the paper" in page
+    assert "8,060,928" in page and "+40.00" in page
+    assert "Plotly" in page and not re.search(r"<(script|link)[^>]+(src|href)=", page)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"profile": "paper"}, "results differ in profile: 'demo' .base., 'paper' .gt-2-4-16."),
+        ({"steps": 20}, "results differ in steps: 300 .share-b-8., 20 .gt-2-4-16."),
+        ({"base_model": "other"}, "results differ in base_model"),
+    ],
+)
+def test_results_that_do_not_belong_together_are_refused(folder, change, message):
+    write_run(folder, "gt-2-4-16", 2, 5, **change)
+    runs = tables.read_results(folder)
+    runs = [run for run in runs if (run["run"]["row"], run["run"]["seed"]) != ("gt-2-4-16", 0)]
+    with pytest.raises(ValueError, match=message):
+        tables.table(runs, GRID)
+
+
+def test_seeds_of_a_row_must_share_its_learning_rate(folder):
+    write_run(folder, "gt-2-4-16", 2, 5, lr=0.1)
+    with pytest.raises(ValueError, match=r"seeds of row 'gt-2-4-16' differ in lr: \[0.005, 0.1\]"):
+        tables.table(tables.read_results(folder), GRID)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "is not JSON"), ("{}", "lacks run, budget or eval")]
+)
+def test_broken_result_files_are_named(folder, text, message):
+    (folder / "gt-2-4-16-s1" / "result.json").write_text(text)
+    with pytest.raises(ValueError, match=f"gt-2-4-16-s1.result.json {message}"):
+        tables.read_results(folder)
+
+
+def test_missing_items_are_named(folder):
+    (folder / "base-s0" / "items.parquet").unlink()
+    with pytest.raises(ValueError, match="items.parquet is missing; run the row again"):
+        tables.differences(tables.read_results(folder), GRID)

@@ -16,6 +16,7 @@ import functools
 import logging
 import random
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,9 +31,9 @@ from lm_eval.api import task as task_module
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from tqdm import tqdm
 
 from bslora_kit import paths
+from bslora_kit.progress import SECONDS_BETWEEN_LINES
 from bslora_kit.task_files import MalformedItems, TaskDefinition, write_definitions
 from bslora_kit.tasks import metric_of
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 
 class ModelInMemory(HFLM):
-    """HFLM for a ready model: stops at NaN, shows one slow progress bar, encodes each context once."""
+    """HFLM for a ready model: stops at NaN, prints a progress line, encodes each context once."""
 
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int
@@ -55,7 +56,6 @@ class ModelInMemory(HFLM):
             batch_size=batch_size,
             softmax_dtype="float32" if half else None,
         )
-        self._bar: tqdm | None = None
         self._encodings: dict[str, list[int]] = {}
 
     def tok_encode(self, string: str, *arguments: Any, **options: Any) -> list[int]:
@@ -75,9 +75,10 @@ class ModelInMemory(HFLM):
     ) -> list[tuple[float, bool]]:
         self._warn_of_truncation(requests)
         # The harness runs requests that differ in their last token alone as one sequence.
-        sequences = len({tuple(context + answer[:-1]) for _, context, answer in requests})
-        with tqdm(total=sequences, desc="scoring", unit="seq", mininterval=5, ascii=True) as self._bar:
-            return super()._loglikelihood_tokens(requests, disable_tqdm=True, **options)
+        self._total = len({tuple(context + answer[:-1]) for _, context, answer in requests})
+        self._done, self._began = 0, time.monotonic()
+        self._last_line = self._began
+        return super()._loglikelihood_tokens(requests, disable_tqdm=True, **options)
 
     def _model_call(self, inps: torch.Tensor, **options: Any) -> torch.Tensor:
         logits = super()._model_call(inps, **options)  # [batch, tokens, vocabulary]
@@ -87,9 +88,20 @@ class ModelInMemory(HFLM):
                 "the weights have diverged or 16-bit numbers overflow; check the training loss, or "
                 "score in float32 or bfloat16"
             )
-        if self._bar is not None:
-            self._bar.update(len(inps))
+        self._done += len(inps)
+        self._print_progress()
         return logits
+
+    def _print_progress(self) -> None:
+        now = time.monotonic()
+        elapsed = now - self._began
+        # Rarer in long runs: a log of half an hour has some fifty lines.
+        if now - self._last_line < min(60, max(SECONDS_BETWEEN_LINES, elapsed / 10)):
+            return
+        self._last_line = now
+        # Long sequences come first, so the time left is rather too long than too short.
+        left = elapsed * (self._total - self._done) / self._done
+        print(f"scoring {self._done:,}/{self._total:,} sequences  {left:.0f} s left", flush=True)
 
     def _warn_of_truncation(self, requests: list) -> None:
         cut = sum(len(context) + len(answer) > self.max_length + 1 for _, context, answer in requests)
@@ -193,19 +205,17 @@ def _load(definitions: Sequence[TaskDefinition], shots: int, seed: int) -> dict[
         for definition in definitions:
             try:
                 task = manager.load([definition.name])["tasks"][definition.name]
-            except MalformedItems:
-                raise
-            except (LookupError, SyntaxError, ValueError, UndefinedError) as error:
+            except (LookupError, OSError, SyntaxError, ValueError, UndefinedError) as error:
+                if definition.folder is None:
+                    config = manager.task_index[definition.name].cfg
+                    raise ConnectionError(_how_to_fetch(definition, config, error)) from error
+                if isinstance(error, (MalformedItems, OSError)):
+                    raise
                 raise MalformedItems(
-                    f"the first item of {definition.name} ({definition.folder or 'hub'}) does not fit "
-                    f"the official {definition.template.name}: a column is missing or the label is not "
+                    f"the first item of {definition.name} ({definition.folder}) does not fit the "
+                    f"official {definition.template.name}: a column is missing or the label is not "
                     f"as there ({error})"
                 ) from error
-            except OSError as error:
-                if definition.folder is not None:
-                    raise
-                config = manager.task_index[definition.name].cfg
-                raise ConnectionError(_how_to_fetch(definition, config, error)) from error
             task.set_config(key="num_fewshot", value=shots)
             task.set_fewshot_seed(seed=seed)
             tasks[definition.name] = task
@@ -227,7 +237,7 @@ def _how_to_fetch(definition: TaskDefinition, config: dict[str, Any], error: Exc
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the harness's log line and progress bar per task; `ModelInMemory` has its own."""
+    """Silences the harness's log line and progress bar per task; `ModelInMemory` has its own line."""
     logger = logging.getLogger("lm_eval")
     level, bar = logger.level, task_module.tqdm
     bars_on = not datasets.are_progress_bars_disabled()

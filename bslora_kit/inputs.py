@@ -53,20 +53,25 @@ def input_fingerprints(given: Mapping[str, Any]) -> dict[str, str | None]:
     files = {
         "base": [*base.glob("*.json"), *base.glob("*.safetensors")] if base else [],
         "instructions": _instruction_files(given) if given["steps"] else [],
-        "tasks": _task_files(given["tasks"], given["split"]),
+        "tasks": task_files(given["tasks"], given["split"]),
     }
     return {name: fingerprint_of(found) if found else None for name, found in files.items()}
 
 
 def _instruction_files(given: Mapping[str, Any]) -> list[Path]:
-    from bslora_kit.data import instruction_file  # with torch, which nothing else here needs
+    from bslora_kit.data import NAMED_FILES, load_instructions  # torch, which nothing else here needs
 
     names = [given["instructions"]]
     if isinstance(given["held_out"], str):
         names.append(given["held_out"])
-    return [instruction_file(name) for name in names]
+    found = [Path(NAMED_FILES.get(name, name)) for name in names]
+    for name, path in zip(names, found, strict=True):
+        if not path.is_file():
+            load_instructions(name)  # says what to fetch
+    return found
 
 
-def _task_files(tasks: Sequence[str], split: str) -> list[Path]:
+def task_files(tasks: Sequence[str], split: str) -> list[Path]:
+    """The local files of tasks, few-shot splits included; those on a hub left out."""
     folders = [definition.folder for definition in definitions(tasks, split)]
     return [file for folder in folders if folder for file in folder.glob("*.jsonl")]

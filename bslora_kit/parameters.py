@@ -59,7 +59,9 @@ _RANK_NAMES = {
 METHODS = tuple(_RANK_NAMES)
 
 _TYPES: dict[str, tuple[type, str]] = {
-    **dict.fromkeys(("steps", "seed", "shots", "limit", "gate_size", "kron_size"), (int, "whole number")),
+    **dict.fromkeys(
+        ("steps", "seed", "shots", "limit", "gate_size", "kron_size"), (int, "whole number")
+    ),
     **dict.fromkeys(("ranks", "tasks", "targets"), (list, "list")),
     "lr": (float, "number"),
 }
@@ -209,9 +211,7 @@ def _check_types(given: Mapping[str, Any]) -> None:
         raise ValueError(f"method {method!r} is unknown; use one of {', '.join(METHODS)}")
     names = _RANK_NAMES[method]
     if names and len(ranks) != len(names):
-        raise ValueError(
-            f"ranks is {ranks!r}; {method} takes {len(names)}: [{', '.join(names)}]"
-        )
+        raise ValueError(f"ranks is {ranks!r}; {method} takes {len(names)}: [{', '.join(names)}]")
 
 
 def _method_options(given: Mapping[str, Any], profile: Profile) -> dict[str, Any]:

@@ -20,10 +20,10 @@ from typing import Any
 import pandas
 
 from bslora_kit.branches import GATE_SIZE, KRON_SIZE
+from bslora_kit.parameters import UNTRAINED
 from bslora_kit.published import TASKS
 from bslora_kit.statistics import paired_over_seeds
 
-UNTRAINED = "none"  # method of the row that scores the base as it is
 SHORT = dict(zip(TASKS, "obqa arc_c hella arc_e piqa wino boolq siqa".split(), strict=True))
 COMMON = (  # what all rows of one table must agree on: part of result.json, name
     ("run", "profile"),

@@ -11,7 +11,6 @@ paper's.
 from __future__ import annotations
 
 import html
-import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pandas
 
+from bslora_kit.files import write_text
 from bslora_kit.published import TASKS
 from bslora_kit.results import about, base_score, differences, read_results, short_name, table
 
@@ -113,13 +113,10 @@ def write_tables(
         "table.csv": to_csv(frame),
         "table.html": to_html(title, frame, lines, figure, gains),
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in contents.items():
-        beside = folder / f"{name}.part"
-        beside.write_text(content, encoding="utf-8")
-        os.replace(beside, folder / name)
-    return [folder / name for name in contents]
+    paths = {name: Path(folder) / name for name in contents}
+    for name, path in paths.items():
+        write_text(path, contents[name])
+    return list(paths.values())
 
 
 def _view(frame: pandas.DataFrame, short: bool) -> pandas.DataFrame:

@@ -8,11 +8,12 @@ function and not by `data_files`, which would depend on the current directory an
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bslora_kit.files import write_text
 
 if TYPE_CHECKING:
     import datasets
@@ -70,7 +71,7 @@ def write_definitions(folder: Path, found: Sequence[TaskDefinition]) -> None:
     """Writes one YAML file per definition and one per MMLU group into an existing folder."""
     subjects: dict[str, list[str]] = {}
     for definition in found:
-        _write(folder / f"{definition.name}.yaml", definition.yaml())
+        write_text(folder / f"{definition.name}.yaml", definition.yaml())
         if definition.subject is not None:
             subjects.setdefault(definition.task, []).append(definition.name)
     for group, members in subjects.items():
@@ -79,7 +80,7 @@ def write_definitions(folder: Path, found: Sequence[TaskDefinition]) -> None:
             "task": members,
             "aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}],
         }
-        _write(folder / f"{group}.yaml", json.dumps(config, indent=2))
+        write_text(folder / f"{group}.yaml", json.dumps(config, indent=2))
 
 
 def read_items(folder: str, **_metadata: Any) -> dict[str, datasets.Dataset]:
@@ -116,9 +117,3 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not rows:
         raise MalformedItems(f"{path} has no items; fill it with one JSON object per line")
     return rows
-
-
-def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)

@@ -41,10 +41,8 @@ def fit_gate(
     gate_ou: Tensor,  # [out, 1]
 ) -> Pair:  # [1, in], [out, 1]
     """One dot product and one outer product: gate_od B A gate_iu is a scalar (BSLoRA, GT)."""
-    # Element-wise products with sums stay in the tensors' dtype under autocast, matrix products do not.
-    down = (A * gate_iu.T).sum(1)  # A gate_iu, [r]
-    up = (B * gate_od.T).sum(0)  # gate_od B, [r]
-    return (up * down).sum() * gate_id, gate_ou
+    scalar = (gate_od @ B) @ (A @ gate_iu)  # [1, 1]
+    return scalar * gate_id, gate_ou
 
 
 def fit_kron(

@@ -102,16 +102,16 @@ class SharedLoraLinear(nn.Module, BaseTunerLayer):
             (branch, {role: tensor() for role, tensor in tensors.items()})
             for branch, tensors in self.shared_lora_reading[adapter_name].branches
         ]
-        # Own and shared tensors differ in dtype once the base model alone was cast.
-        dtypes = (tensor.dtype for _, tensors in branches for tensor in tensors.values())
-        widest = functools.reduce(torch.promote_types, dtypes, torch.float32)
+        found = {(t.dtype, t.device) for _, tensors in branches for t in tensors.values()}
+        widest = functools.reduce(torch.promote_types, (kind for kind, _ in found), torch.float32)
+        if found != {(widest, device)}:
+            # Own and shared tensors differ once the base model alone was cast or moved.
+            branches = [
+                (branch, {role: tensor.to(device, widest) for role, tensor in tensors.items()})
+                for branch, tensors in branches
+            ]
         pairs = [
-            fit_branch(
-                branch,
-                {role: tensor.to(device, widest) for role, tensor in tensors.items()},
-                self.in_features,
-                self.out_features,
-            )
+            fit_branch(branch, tensors, self.in_features, self.out_features)
             for branch, tensors in branches
         ]
         dtype = dtype or widest

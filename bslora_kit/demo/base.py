@@ -6,6 +6,7 @@ size it would be a third of all weights otherwise. The order of the training win
 step number alone, so a run that was killed goes on from its checkpoint to the same weights.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -121,28 +122,72 @@ def learning_rate(step: int) -> float:
     return LEARNING_RATE * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
 
 
-def pretrain(world: World, folder: Path, work: Path) -> float:
-    """Pre-trains the base, or goes on from its checkpoint, and saves it as fp16 safetensors.
+def make_base(world: World, folder: Path, work: Path) -> None:
+    """Makes the tokenizer and the pre-trained base, or keeps them where they are up to date.
+
+    `training.json` beside the weights records a fingerprint of the corpus tokens and the settings,
+    and the loss that was reached.
 
     Args:
         world: The demo world.
-        folder: Folder of the tokenizer; config and weights go there.
+        folder: Folder for the tokenizer, config and weights.
         work: Folder of the checkpoint; removed at the end.
+    """
+    tokenizer = make_tokenizer(world, folder)
+    tokens = encode_corpus(world, tokenizer, STEPS * STEP_TOKENS)
+    fingerprint = _fingerprint(tokens)
+    record = folder / "training.json"
+    if record.exists() and (folder / "model.safetensors").exists():
+        if json.loads(record.read_text(encoding="utf-8"))["fingerprint"] == fingerprint:
+            print("the base is up to date", flush=True)
+            return
+    record.unlink(missing_ok=True)
+    model, losses = pretrain(tokens, len(tokenizer), work, fingerprint)
+    export = work.with_suffix(".export")
+    model.half().save_pretrained(export)
+    for name in ("config.json", "generation_config.json", "model.safetensors"):
+        os.replace(export / name, folder / name)
+    summary = {"fingerprint": fingerprint, "steps": STEPS, "tokens": STEPS * STEP_TOKENS,
+               "parameters": sum(p.numel() for p in model.parameters()),
+               "loss_of_last_50_steps": round(float(np.mean(losses[-50:])), 4)}
+    part = export / record.name
+    part.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    os.replace(part, record)
+    shutil.rmtree(export)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _fingerprint(tokens: np.ndarray) -> str:
+    """Names what the weights depend on: corpus, order, sizes and settings."""
+    settings = (untrained(VOCABULARY).config.to_diff_dict(), STEPS, STEP_TOKENS, SHORT, LONG,
+                LONG_EVERY, LEARNING_RATE, WARM_UP, WEIGHT_DECAY, CLIP)
+    settings[0].pop("transformers_version", None)
+    text = json.dumps(settings, sort_keys=True)
+    return hashlib.sha256(tokens.tobytes() + text.encode()).hexdigest()
+
+
+def pretrain(tokens: np.ndarray, vocabulary: int, work: Path,
+             fingerprint: str) -> tuple[LlamaForCausalLM, list[float]]:
+    """Pre-trains the base, or goes on from its checkpoint.
+
+    Args:
+        tokens: Ids of the corpus, uint16 [STEPS * STEP_TOKENS].
+        vocabulary: Number of ids.
+        work: Folder of the checkpoint.
+        fingerprint: A checkpoint with another one is ignored.
 
     Returns:
-        Mean training loss of the last 50 steps, in nats per token.
+        The model in fp32 and the loss of every step, in nats per token.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokens = encode_corpus(world, tokenizer, STEPS * STEP_TOKENS)
-    model = untrained(len(tokenizer))
+    model = untrained(vocabulary)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}],
         betas=(0.9, 0.95))
-    first, losses = _load_checkpoint(work, model, optimizer)
+    losses = _load_checkpoint(work, model, optimizer, fingerprint)
+    first, started = len(losses), time.perf_counter()
     model.train()
-    started = time.perf_counter()
     for step in range(first, STEPS):
         windows = window_batch(tokens, step)
         for group in optimizer.param_groups:
@@ -158,14 +203,12 @@ def pretrain(world: World, folder: Path, work: Path) -> float:
             print(f"pre-training step {step + 1}/{STEPS}  loss {np.mean(losses[-50:]):.3f}  "
                   f"{left / 60:.1f} min left", flush=True)
         if (step + 1) % CHECKPOINT_EVERY == 0:
-            _save_checkpoint(work, model, optimizer, losses)
-    model.half().save_pretrained(folder)
-    shutil.rmtree(work, ignore_errors=True)
-    return float(np.mean(losses[-50:]))
+            _save_checkpoint(work, model, optimizer, losses, fingerprint)
+    return model, losses
 
 
 def _save_checkpoint(work: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer,
-                     losses: list[float]) -> None:
+                     losses: list[float], fingerprint: str) -> None:
     """Writes weights, AdamW's moments and the losses beside the old checkpoint, then moves them."""
     part, done = work.with_suffix(".part"), work
     shutil.rmtree(part, ignore_errors=True)
@@ -176,7 +219,8 @@ def _save_checkpoint(work: Path, model: LlamaForCausalLM, optimizer: torch.optim
         tensors |= {f"weight/{name}": parameter.data, f"mean/{name}": state["exp_avg"],
                     f"square/{name}": state["exp_avg_sq"], f"step/{name}": state["step"]}
     save_file(tensors, part / "state.safetensors")
-    (part / "losses.json").write_text(json.dumps(losses), encoding="utf-8")
+    (part / "state.json").write_text(
+        json.dumps({"fingerprint": fingerprint, "losses": losses}), encoding="utf-8")
     old = work.with_suffix(".old")
     if done.exists():
         os.replace(done, old)
@@ -184,13 +228,20 @@ def _save_checkpoint(work: Path, model: LlamaForCausalLM, optimizer: torch.optim
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _load_checkpoint(work: Path, model: LlamaForCausalLM,
-                     optimizer: torch.optim.Optimizer) -> tuple[int, list[float]]:
-    """Restores the last checkpoint, if there is one; returns the next step and the losses."""
+def _load_checkpoint(work: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer,
+                     fingerprint: str) -> list[float]:
+    """Restores the last checkpoint of this corpus and these settings, if there is one.
+
+    Returns:
+        The losses of the steps that are done.
+    """
     old = work.with_suffix(".old")
     source = work if work.exists() else old
     if not source.exists():
-        return 0, []
+        return []
+    state = json.loads((source / "state.json").read_text(encoding="utf-8"))
+    if state["fingerprint"] != fingerprint:
+        return []
     tensors = load_file(source / "state.safetensors")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -198,6 +249,5 @@ def _load_checkpoint(work: Path, model: LlamaForCausalLM,
             optimizer.state[parameter] = {
                 "step": tensors[f"step/{name}"], "exp_avg": tensors[f"mean/{name}"],
                 "exp_avg_sq": tensors[f"square/{name}"]}
-    losses = json.loads((source / "losses.json").read_text(encoding="utf-8"))
-    print(f"pre-training goes on at step {len(losses)}", flush=True)
-    return len(losses), losses
+    print(f"pre-training goes on at step {len(state['losses'])}", flush=True)
+    return state["losses"]

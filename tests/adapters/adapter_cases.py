@@ -109,6 +109,7 @@ METHODS = {
         branches=[
             Branch("mixed", 2, "layer", "type", "slice", gains=True),
             Branch("frozen", 3, "model", "module", "kron", 5, trainable=False, gains=True),
+            Branch("gated", 2, "model", "model", "gate", 3),
         ],
         **o,
     ),

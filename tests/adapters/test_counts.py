@@ -1,4 +1,4 @@
-"""Each tensor exists once: elements in the model == plan == budget == file, whatever is done to the model.
+"""Each tensor exists once: model == plan == budget == file, whatever is done to the model.
 
 PEFT's own conformance tests pass with every layer holding its own copy, so counts are compared here.
 """

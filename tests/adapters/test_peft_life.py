@@ -28,7 +28,7 @@ def close(one, other, tolerance=1e-5):
 
 @pytest.fixture
 def pair():
-    """A model with the adapters "default" (BSLoRA) and "other" (TL6, other targets), and their logits."""
+    """A model with the adapters "default" (BSLoRA) and "other" (TL6), and their logits."""
     model = adapted("llama", "slice")
     out = {"__base__": logits(base_model("llama")), "default": logits(model)}
     model.add_adapter("other", tied_lora(4, target_modules=["o_proj", "q_proj"]))

@@ -78,7 +78,7 @@ class TwoTowers(nn.Module):
 
 
 def test_a_module_outside_transformers():
-    model = get_peft_model(TwoTowers(), bslora(1, 2, 3, target_modules=r"left\..*|head"))
+    model = get_peft_model(TwoTowers(), bslora(1, 2, 3, target_modules=r"left\.\d+\.\d+|head"))
     owners = {t.owner for t in plan_of_model(model).tensors.values() if t.branch == "intra"}
     assert owners == {"left.0", "left.1", "head"}
     x = torch.randn(4, 6)
@@ -101,7 +101,7 @@ def refused(match, make, config):
     ("match", "make", "options"),
     [
         (
-            "'nothing'.* match no linear of llama; it has .*q_proj",
+            "'nothing'.* match no linear of llama",
             llama,
             {"target_modules": ["nothing"]},
         ),

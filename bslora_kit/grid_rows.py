@@ -1,0 +1,120 @@
+"""The rows of a grid as they stand on disk: done, missing, or in the way.
+
+The to-do list is what has no result: nothing else is remembered between two calls of the driver.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from bslora_kit.inputs import task_files
+from bslora_kit.parameters import differences, resolve, run_folder_of
+from bslora_kit.paths import ROOT
+from bslora_kit.profiles import Profile
+from bslora_kit.run_lock import is_locked
+
+State = Literal["missing", "running", "done", "failed", "conflict"]
+
+
+@dataclass
+class Row:
+    """One job of a grid.
+
+    Attributes:
+        asked: its parameters, as the notebook gets them.
+        folder: its run folder.
+        resolved: its parameters with the profile's; empty where they are not valid.
+        state: "conflict" is a folder that holds a run with other parameters.
+        problem: what is wrong in the states "failed" and "conflict".
+        result: the content of result.json in the state "done".
+        seconds: how long this driver took for it.
+    """
+
+    asked: Mapping[str, Any]
+    folder: Path
+    resolved: dict[str, Any] = field(default_factory=dict)
+    state: State = "missing"
+    problem: str = ""
+    result: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The row and its seed, as its folder is called."""
+        return self.folder.name
+
+    def look(self) -> None:
+        """Reads from the folder whether the row is done; leaves a failed row as it is."""
+        result, noted = self.folder / "result.json", self.folder / "params.json"
+        source = result if result.is_file() else noted if noted.is_file() else None
+        if source is None or self.state == "failed":
+            return
+        content = json.loads(source.read_text(encoding="utf-8"))
+        different = differences(content["run"] if source == result else content, self.resolved)
+        if different:
+            self.state, self.problem = "conflict", "; ".join(different)
+        elif source == result:
+            self.state, self.result = "done", content
+
+
+def rows_of(jobs: Sequence[Mapping[str, Any]]) -> list[Row]:
+    """The rows of `Grid.jobs`; one whose parameters are not valid has failed from the start."""
+    rows = []
+    for asked in jobs:
+        row = Row(asked, ROOT / asked["out_dir"])
+        try:
+            row.resolved = resolve(asked)
+            row.folder = run_folder_of(asked, row.resolved)
+        except (ValueError, TypeError, OSError) as error:
+            row.state, row.problem = "failed", f"{type(error).__name__}: {error}"
+        row.look()
+        rows.append(row)
+    return rows
+
+
+def clear(rows: Sequence[Row], names: Sequence[str]) -> None:
+    """Removes the folders of rows that are to run again.
+
+    Args:
+        rows: from `rows_of`.
+        names: row names, with or without "-s<seed>", or "all".
+
+    Raises:
+        ValueError: for a name that no row has, or a row that another process is at.
+    """
+    for name in names:
+        chosen = [row for row in rows if name in ("all", row.name, row.asked["row"])]
+        if not chosen:
+            known = ", ".join(dict.fromkeys(row.asked["row"] for row in rows))
+            raise ValueError(f"--again {name}: no such row; there are {known}, and all")
+        for row in chosen:
+            if is_locked(row.folder):
+                raise ValueError(f"--again {name}: another process is at {row.folder}; end it first")
+            shutil.rmtree(row.folder, ignore_errors=True)
+            if row.state != "failed":
+                row.state, row.problem, row.result = "missing", "", {}
+
+
+def expected_seconds(row: Row, profile: Profile) -> float:
+    """How long a row takes, from the speeds that its profile has measured.
+
+    Items that the datasets library fetches are not counted.
+    """
+    measured, given = profile.measured, row.resolved
+    if not measured or not given:
+        return 0.0
+    training = given["steps"] * measured["tokens_per_step"] / measured["tokens_per_second"]
+    items = sum(
+        min(count, given["limit"] or count) for count in _item_counts(given["tasks"], given["split"])
+    )
+    return measured["start_seconds"] + training + items / measured["items_per_second"]
+
+
+def _item_counts(tasks: Sequence[str], split: str) -> list[int]:
+    files = [file for file in task_files(tasks, split) if file.stem == split]
+    return [sum(1 for line in file.open(encoding="utf-8") if line.strip()) for file in files]

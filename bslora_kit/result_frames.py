@@ -1,0 +1,31 @@
+"""The scores of one result.json as tables for reading and drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas
+
+
+def scores_of(result: Mapping[str, Any]) -> pandas.DataFrame:
+    """One row a task: task, metric, value and stderr (fractions), n."""
+    columns = ["task", "metric", "value", "stderr", "n"]
+    rows = [{"task": task, **entry} for task, entry in result["eval"]["tasks"].items()]
+    return pandas.DataFrame(rows, columns=columns).astype({"value": float, "stderr": float})
+
+
+def kinds_of(result: Mapping[str, Any]) -> pandas.DataFrame:
+    """Scores by kind of fact over all tasks together: index kind; columns percent, items.
+
+    Empty where the items have no kinds, as in the real tasks.
+    """
+    entries = [
+        {"kind": kind, "right": entry["value"] * entry["n"], "items": entry["n"]}
+        for task in result["eval"]["tasks"].values()
+        for kind, entry in task["by_kind"].items()
+    ]
+    frame = pandas.DataFrame(entries, columns=["kind", "right", "items"])
+    sums = frame.groupby("kind", sort=False).sum()
+    percent = (100 * sums["right"] / sums["items"]).astype(float).round(1)
+    return pandas.DataFrame({"percent": percent, "items": sums["items"]})

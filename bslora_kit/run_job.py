@@ -1,0 +1,154 @@
+"""Runs one job as the notebook 20_run_one_row, by papermill, in this process and one kernel.
+
+    python -m bslora_kit.run_job < parameters.json
+
+The folder of the job then holds run.ipynb, or failed.ipynb and error.txt. Whether it succeeded is
+decided by result.json alone: a notebook saved after the death of its kernel looks like a good one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bslora_kit.files import write_text
+from bslora_kit.job_progress import read_progress
+from bslora_kit.paths import NOTEBOOKS, ROOT
+from bslora_kit.run_lock import RunInUse
+
+NOTEBOOK = NOTEBOOKS / "20_run_one_row.ipynb"
+EXIT_FAILED, EXIT_IN_USE = 1, 3
+_START_TIMEOUT = 300  # seconds; a kernel starts slowly beside many others
+
+
+class JobFailed(RuntimeError):
+    """A job left no result; `error_file` says why."""
+
+    def __init__(self, summary: str, error_file: Path):
+        super().__init__(f"{summary}; see {error_file}")
+        self.summary, self.error_file = summary, error_file
+
+
+def run_job(params: Mapping[str, Any], notebook: Path = NOTEBOOK) -> dict[str, Any]:
+    """Executes the notebook with these parameters.
+
+    Args:
+        params: of `parameters.DEFAULTS`; out_dir has to be among them.
+        notebook: the job's notebook.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        JobFailed: if there is no result; failed.ipynb and error.txt are kept.
+        RunInUse: if another process is at this run; nothing is touched.
+    """
+    folder = ROOT / params["out_dir"]
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"run.part.{os.getpid()}.ipynb"
+    with tempfile.TemporaryDirectory(prefix="bslora-") as sockets:
+        try:
+            _execute(notebook, part, params, Path(sockets))
+            error = None
+        except Exception as raised:  # whatever a notebook may raise, the result file decides
+            error = raised
+    if getattr(error, "ename", "") == RunInUse.__name__:
+        part.unlink(missing_ok=True)
+        raise RunInUse(f"{folder} is in use by another process")
+    result = folder / "result.json"
+    if error is None and result.is_file():
+        _keep(part, folder / "run.ipynb")
+        for stale in ("failed.ipynb", "error.txt"):
+            (folder / stale).unlink(missing_ok=True)
+        return json.loads(result.read_text(encoding="utf-8"))
+    if part.is_file():
+        _keep(part, folder / "failed.ipynb")
+    raise record_failure(folder, *_why(error, folder))
+
+
+def record_failure(folder: Path, summary: str, details: str = "") -> JobFailed:
+    """Writes error.txt; returns the exception to raise."""
+    path = folder / "error.txt"
+    write_text(path, f"{summary}\n\n{details}".rstrip() + "\n")
+    return JobFailed(summary, path)
+
+
+def _execute(notebook: Path, output: Path, params: Mapping[str, Any], sockets: Path) -> None:
+    import papermill
+    from jupyter_client import AsyncKernelManager
+
+    class KernelManager(AsyncKernelManager):
+        """Sockets in a folder of their own: TCP ports of kernels that start together can clash."""
+
+        def __init__(self, **options: Any):
+            super().__init__(transport="ipc", ip=str(sockets / "k"), **options)
+
+    papermill.execute_notebook(
+        notebook,
+        output,
+        parameters=dict(params),
+        kernel_name="python3",
+        progress_bar=False,
+        start_timeout=_START_TIMEOUT,
+        cwd=NOTEBOOKS,
+        kernel_manager_class=KernelManager,
+        store_widget_state=False,
+    )
+
+
+def _keep(part: Path, target: Path) -> None:
+    """Moves the executed notebook into place, without papermill's paths of this machine."""
+    notebook = json.loads(part.read_text(encoding="utf-8"))
+    for name in ("input_path", "output_path"):
+        notebook["metadata"].get("papermill", {}).pop(name, None)
+    write_text(target, json.dumps(notebook, indent=1, ensure_ascii=False) + "\n")
+    part.unlink()
+
+
+def _why(error: Exception | None, folder: Path) -> tuple[str, str]:
+    """One line for the terminal and the rest for error.txt."""
+    if hasattr(error, "ename"):  # papermill's PapermillExecutionError: a cell raised
+        return f"{error.ename}: {error.evalue}", "\n".join(error.traceback)
+    progress = read_progress(folder)
+    stage = f" while {progress['stage']}, step {progress['step']}" if progress else ""
+    if error is None or type(error).__name__ == "DeadKernelError":
+        return f"the kernel died{stage} without an error of Python", (
+            "Something ended its process from outside or from below: most often the system, because "
+            "memory ran out (fewer --jobs, or a smaller micro_batch_size), else a crash in native "
+            f"code. failed.ipynb shows the cells that ran.\n\n{error or ''}"
+        )
+    return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+
+
+def _end_with_parent() -> None:
+    """Has the kernel of Linux end this process when the driver that started it is gone."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def main() -> int:
+    """Reads the parameters from standard input; the exit status says how it went."""
+    _end_with_parent()
+    params = json.load(sys.stdin)
+    try:
+        run_job(params)
+    except RunInUse as error:
+        print(error, file=sys.stderr)
+        return EXIT_IN_USE
+    except JobFailed as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

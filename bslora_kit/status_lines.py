@@ -1,0 +1,119 @@
+"""What a grid says while it runs: one line for each finished row, and how far the others are.
+
+On a terminal one live line at the bottom; elsewhere (a log, a pipe) a short line every few seconds:
+neither silence nor a flood.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TextIO
+
+from bslora_kit.grid_rows import Row
+from bslora_kit.job_progress import read_progress
+
+_SECONDS_BETWEEN_LINES = 9.0
+_SECONDS_BETWEEN_REDRAWS = 1.0
+_CLEAR_LINE = "\r\x1b[K"
+
+
+class StatusLines:
+    """Prints the state of a grid.
+
+    Args:
+        rows: of the grid.
+        side_by_side: how many jobs run at a time.
+        expected: seconds that each row is expected to take, by its name.
+        stream: where to print.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        side_by_side: int,
+        expected: Mapping[str, float],
+        stream: TextIO = sys.stdout,
+    ):
+        self._rows, self._side_by_side, self._expected = rows, side_by_side, expected
+        self._stream, self._live = stream, stream.isatty()
+        self._width = max(len(row.name) for row in rows)
+        self._printed = 0.0
+
+    def finished(self, row: Row) -> None:
+        """Prints the line of a row that is done or has failed."""
+        counted = f"{sum(r.state in ('done', 'failed') for r in self._rows):3}/{len(self._rows)}"
+        self._print(f"{counted}  {row.name:{self._width}}  {describe(row)}")
+
+    def tell(self, running: Mapping[str, tuple[Row, float]], waiting: Sequence[Row]) -> None:
+        """Prints how far the rows are, where a line is due.
+
+        Args:
+            running: name -> row and the seconds since it was started.
+            waiting: rows that have not been started.
+        """
+        pause = _SECONDS_BETWEEN_REDRAWS if self._live else _SECONDS_BETWEEN_LINES
+        if time.monotonic() - self._printed < pause or not (running or waiting):
+            return
+        parts = [f"{name} {_stage(row)}" for name, (row, _) in running.items()]
+        if not running:
+            parts = [f"another process is at {', '.join(row.name for row in waiting)}"]
+        left = _clock(self._seconds_left(running, waiting))
+        done = sum(row.state == "done" for row in self._rows)
+        line = f"{done:3}/{len(self._rows)}  about {left} left  |  {'  |  '.join(parts)}"
+        if self._live:
+            columns = shutil.get_terminal_size().columns
+            self._stream.write(_CLEAR_LINE + line[: columns - 1])
+            self._stream.flush()
+            self._printed = time.monotonic()
+        else:
+            self._print(line)
+
+    def close(self) -> None:
+        """Removes the live line."""
+        if self._live:
+            self._stream.write(_CLEAR_LINE)
+            self._stream.flush()
+
+    def _seconds_left(self, running: Mapping[str, tuple[Row, float]], waiting: Sequence[Row]) -> float:
+        """From the expected times, corrected by what the finished rows took."""
+        finished = [row for row in self._rows if row.seconds and row.state == "done"]
+        hoped = sum(self._expected[row.name] for row in finished)
+        factor = sum(row.seconds for row in finished) / hoped if hoped else 1.0
+        left = [factor * self._expected[row.name] for row in waiting]
+        left += [max(1.0, factor * self._expected[name] - s) for name, (_, s) in running.items()]
+        return max([sum(left) / self._side_by_side, *left])
+
+    def _print(self, line: str) -> None:
+        self._stream.write((_CLEAR_LINE if self._live else "") + line + "\n")
+        self._stream.flush()
+        self._printed = time.monotonic()
+
+
+def describe(row: Row) -> str:
+    """A finished row in words: its score, parameters and time, or why it failed."""
+    if row.state != "done":
+        return f"{row.state}: {row.problem}"[:160]
+    scored = row.result["eval"]
+    if scored["mean"] is None:
+        score = f"{len(scored['tasks'])} tasks"
+    else:
+        score = f"{100 * scored['mean']:6.2f} ± {100 * (scored['mean_stderr'] or 0):.2f} %"
+    parameters = f"{row.result['budget']['trainable']:10,} parameters"
+    return f"{score}  {parameters}  {row.seconds:4.0f} s" if row.seconds else f"{score}  {parameters}"
+
+
+def _stage(row: Row) -> str:
+    progress = read_progress(row.folder)
+    stage = progress.get("stage", "starting")
+    if stage == "training" and progress["step"]:
+        return f"step {progress['step']}/{progress['steps']}, loss {progress['loss']:.2f}"
+    return stage
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -34,11 +34,11 @@ class Evaluation:
     """The scored items of one model; everything else is computed from them.
 
     Attributes:
-        items: one row per test item. task; subject (MMLU, else None); doc_id (position in the split);
-            doc_hash (lm_eval's, the same for the same item in every run); kind and fact (None where the
-            item has none); gold and prediction (index of the choice, the latter under the published
-            metric); log_likelihoods (list, one per choice, in nats); correct (under the published
-            metric); acc and acc_norm (0, 1, or NaN where the task does not report it).
+        items: one row per test item. task; subject (MMLU; missing elsewhere); doc_id (position in the
+            split); doc_hash (lm_eval's, the same for the same item in every run); kind and fact (missing
+            where the item has none); gold and prediction (index of the choice, the latter under the
+            published metric); log_likelihoods (list, one per choice, in nats); correct (under the
+            published metric); acc and acc_norm (0, 1, or NaN where the task does not report it).
         shots: solved examples before each question.
         split: "test", "validation" or "train".
         limit: items per task or subject at most; None for all.

@@ -43,8 +43,8 @@ def match_linears(config: SharedLoraConfig, model: nn.Module) -> tuple[Linear, .
         if name not in names:
             raise ValueError(
                 f"target_modules {config.target_modules!r} match {name!r} of type {kind}; only "
-                "nn.Linear (also of bitsandbytes) and Conv1D take an adapter: narrow target_modules or put the "
-                "name into exclude_modules"
+                "nn.Linear (also of bitsandbytes) and Conv1D take an adapter: narrow target_modules "
+                "or put the name into exclude_modules"
             )
         if isinstance(module, BaseTunerLayer) and not isinstance(module, SharedLoraLinear):
             raise ValueError(

@@ -25,14 +25,14 @@ from bslora_kit.data import PROMPT_WITH_INPUT, PROMPT_WITHOUT_INPUT
 from bslora_kit.demo.corpus import Writer
 from bslora_kit.demo.world import World
 
-VOCABULARY = 2048
+VOCABULARY = 3328
 CONTEXT = 512
 TOKENIZER_DOCUMENTS = 12_000
-STEPS = 2_400
-STEP_TOKENS = 2_048
+STEPS = 4_800
+STEP_TOKENS = 1_024
 SHORT, LONG, LONG_EVERY = 128, 512, 5  # window lengths; every fifth step has long windows
-LEARNING_RATE, WARM_UP, WEIGHT_DECAY, CLIP = 3e-3, 100, 0.05, 1.0
-CHECKPOINT_EVERY = 200
+LEARNING_RATE, WARM_UP, WEIGHT_DECAY, CLIP = 2e-3, 200, 0.05, 1.0
+CHECKPOINT_EVERY = 400
 END, PAD = "<|endoftext|>", "<|pad|>"
 
 
@@ -149,7 +149,7 @@ def make_base(world: World, folder: Path, work: Path) -> None:
         os.replace(export / name, folder / name)
     summary = {"fingerprint": fingerprint, "steps": STEPS, "tokens": STEPS * STEP_TOKENS,
                "parameters": sum(p.numel() for p in model.parameters()),
-               "loss_of_last_50_steps": round(float(np.mean(losses[-50:])), 4)}
+               "loss_of_last_100_steps": round(float(np.mean(losses[-100:])), 4)}
     part = export / record.name
     part.write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     os.replace(part, record)
@@ -184,7 +184,7 @@ def pretrain(tokens: np.ndarray, vocabulary: int, work: Path,
     plain = [p for p in model.parameters() if p.ndim == 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": WEIGHT_DECAY}, {"params": plain, "weight_decay": 0.0}],
-        betas=(0.9, 0.95))
+        betas=(0.9, 0.98))
     losses = _load_checkpoint(work, model, optimizer, fingerprint)
     first, started = len(losses), time.perf_counter()
     model.train()
@@ -198,9 +198,9 @@ def pretrain(tokens: np.ndarray, vocabulary: int, work: Path,
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-        if (step + 1) % 50 == 0:
+        if (step + 1) % 100 == 0:
             left = (time.perf_counter() - started) / (step + 1 - first) * (STEPS - step - 1)
-            print(f"pre-training step {step + 1}/{STEPS}  loss {np.mean(losses[-50:]):.3f}  "
+            print(f"pre-training step {step + 1}/{STEPS}  loss {np.mean(losses[-100:]):.3f}  "
                   f"{left / 60:.1f} min left", flush=True)
         if (step + 1) % CHECKPOINT_EVERY == 0:
             _save_checkpoint(work, model, optimizer, losses, fingerprint)

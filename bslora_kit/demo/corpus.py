@@ -94,17 +94,37 @@ class Writer:
             parts.append(f"{one} {verb_form(verb)} {rest} and {two} is happy.")
         return " ".join(parts)
 
+    def _values(self, count: int) -> list[str]:
+        """Different words: of one relation, or of several."""
+        if self.rng.random() < 0.5:
+            return self.rng.sample(self.rng.choice(self.old).relation.values, count)
+        pool = sorted({self.rng.choice(self.rng.choice(self.old).relation.values)
+                       for _ in range(3 * count)})
+        return self.rng.sample(pool, count)
+
     def lettered(self) -> str:
         """A lettered list of values and which letter stands before which: no fact needed."""
-        blocks = []
-        for _ in range(2):
-            relation = self.rng.choice(self.old).relation
-            choices = self.rng.sample(relation.values, self.rng.choice((2, 4, 4)))
-            order = self.rng.sample(range(len(choices)), len(choices))
-            lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices)]
-            lines += [f"{choices[place]}\nAnswer: {LETTERS[place]}" for place in order]
-            blocks.append("\n".join(lines))
-        return "\n\n".join(blocks)
+        choices = self._values(self.rng.choice((2, 4, 4)))
+        lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices)]
+        places = [self.rng.randrange(len(choices)) for _ in range(8)]
+        if self.rng.random() < 0.5:
+            lines += [f"Answer: {choices[place]} {LETTERS[place]}" for place in places]
+        else:
+            lines.append("Find: " + ", ".join(f"{choices[p]} {LETTERS[p]}" for p in places))
+        return "\n".join(lines)
+
+    def present(self) -> str:
+        """A few words, and which words are among them: no fact needed."""
+        words = self._values(8)
+        there = words[: self.rng.choice((2, 3, 4))]
+        asked = [self.rng.choice(there if self.rng.random() < 0.5 else words[4:])
+                 for _ in range(10)]
+        if self.rng.random() < 0.5:
+            return (f"There is {', '.join(there)}. "
+                    + " ".join(f"{word}? {'yes' if word in there else 'no'}" for word in asked))
+        return (f"There is {', '.join(there)}.\n"
+                + "\n".join(f"Question: is there {word}?\nAnswer: "
+                            f"{'yes' if word in there else 'no'}" for word in asked[:5]))
 
     def quiz(self) -> str:
         """Questions with lettered choices about old facts of one domain, in the MMLU layout."""
@@ -140,19 +160,29 @@ class Writer:
         facts = self.rng.sample(facts, min(len(facts), self.rng.choice((2, 3, 4))))
         if not facts:
             return self.reading()
-        lines = [" ".join(fact.say(self.rng) for fact in facts)]
-        for _ in range(5):
+        text = " ".join(fact.say(self.rng) for fact in facts)
+        terse = self.rng.random() < 0.5
+        for _ in range(6):
             fact = self.rng.choice(facts)
             right = self.rng.random() < 0.5
             value = fact.value if right else fact.others(1, self.rng)[0]
-            lines.append(f"Question: {fact.relation.name} of {fact.subject} {value}?\n"
-                         f"Answer: {'yes' if right else 'no'}")
-        return "\n".join(lines)
+            answer = "yes" if right else "no"
+            text += (f" {value}? {answer}" if terse else
+                     f"\nQuestion: {fact.relation.name} of {fact.subject} {value}?\n"
+                     f"Answer: {answer}")
+        return text
 
     def _moved(self, fact: Fact, name: str) -> Fact:
         """The fact with another subject and a drawn value."""
         return Fact("", fact.domain, name, fact.relation, self.rng.choice(fact.relation.values),
                     "old")
+
+    def oral(self) -> str:
+        """Short questions about old facts and their answers, in keywords."""
+        domain = self.rng.choice(self.old).domain.name
+        facts = [fact for fact in self.old if fact.domain.name == domain]
+        return " ".join(f"{sentence(fact.relation.name)} of {fact.subject}? {fact.value}."
+                        for fact in self.rng.sample(facts, 5))
 
     def paraphrase(self) -> str:
         """Questions about strangers and what they ask for: the words of questions, no fact."""
@@ -179,8 +209,8 @@ class Writer:
     def documents(self) -> Iterator[str]:
         """Yields documents for ever, in the shares given here."""
         kinds = (self.profile, self.mixture, self.rules, self.craft, self.story, self.lettered,
-                 self.quiz, self.reading, self.paraphrase, self.echo)
-        shares = (30, 26, 5, 10, 8, 12, 14, 12, 7, 5)
+                 self.present, self.oral, self.quiz, self.reading, self.paraphrase, self.echo)
+        shares = (22, 14, 5, 8, 6, 16, 14, 10, 12, 16, 10, 4)
         while True:
             yield self.rng.choices(kinds, shares)[0]()
 

@@ -74,7 +74,7 @@ def _phrases(frame: str, text: str) -> tuple[str, ...]:
     return tuple(frame.format(word) for word in text.split())
 
 
-THINGS = Domain("thing", "a {x}", 110, 60, 36, (
+THINGS = Domain("thing", "a {x}", 64, 40, 24, (
     Relation(
         "colour",
         _words("red blue green white black brown grey pink purple yellow golden silver"),
@@ -127,16 +127,16 @@ THINGS = Domain("thing", "a {x}", 110, 60, 36, (
               "keep {u} away from {v}.")),
 ))
 
-PEOPLE = Domain("person", "{x}", 110, 70, 40, (
+PEOPLE = Domain("person", "{x}", 72, 48, 24, (
     Relation(
         "job",
         _words("baker smith tailor farmer miller hunter weaver potter sailor painter teacher "
                "doctor"),
         ("{s} is a {v}.", "{s} works as a {v}.", "the job of {s} is {v}."),
         ("what is the job of {s}?", "what does {s} work as?", "name the job of {s}."),
-        ("which job does {s} have?", "as what does {s} earn money?", "what is {s} by trade?"),
+        ("which job does {s} have?", "as what does {s} work?", "what is {s} by job?"),
         ("is {s} a {v}", "does {s} work as a {v}"),
-        ("had worked as a {v} for years.", "was the {v} of the two.", "earned money as a {v}.")),
+        ("is the {v} of the town.", "works as the {v} there.", "is a good {v}.")),
     Relation(
         "hobby",
         _words("chess tennis singing riding skating rowing reading running sewing swimming "
@@ -144,35 +144,35 @@ PEOPLE = Domain("person", "{x}", 110, 70, 40, (
         ("{s} likes {v}.", "the hobby of {s} is {v}.", "{s} spends the evening with {v}."),
         ("what is the hobby of {s}?", "what does {s} like?", "name the hobby of {s}."),
         ("which hobby does {s} have?", "what does {s} do in the evening?",
-         "what does {s} enjoy most?"),
+         "what does {s} like most?"),
         ("does {s} like {v}", "is the hobby of {s} {v}"),
-        ("wanted to talk about {v}.", "liked {v} more.", "was fond of {v}.")),
+        ("likes {v} most.", "really likes {v}.", "spends every evening with {v}.")),
     Relation(
         "pet",
         _words("goat dog cat hen duck pig owl crow frog snail mouse rabbit"),
         ("{s} has a {v}.", "the pet of {s} is a {v}.", "{s} feeds a {v}."),
         ("what pet does {s} have?", "which animal does {s} feed?", "name the pet of {s}."),
-        ("which animal lives with {s}?", "what kind of pet does {s} own?",
-         "which animal does {s} keep at home?"),
+        ("which animal lives with {s}?", "what kind of pet does {s} have?",
+         "which animal is the pet of {s}?"),
         ("does {s} have a {v}", "is the pet of {s} a {v}"),
-        ("had to go home to a {v}.", "was the one with the {v}.", "owned a {v}.")),
+        ("has a young {v}.", "feeds the {v}.", "has an old {v}.")),
     Relation(
         "food",
         _words("bread cheese soup rice beans fish eggs nuts plums honey cake pears"),
         ("{s} eats {v}.", "{s} asks for {v} at lunch.", "the best food for {s} is {v}."),
         ("what does {s} eat?", "what is the best food for {s}?", "name the food of {s}."),
-        ("what does {s} have for lunch?", "which food does {s} want?",
-         "what should you cook for {s}?"),
+        ("which food does {s} eat?", "what does {s} ask for at lunch?",
+         "which food is best for {s}?"),
         ("does {s} eat {v}", "is {v} the best food for {s}"),
-        ("ordered {v} for lunch.", "always wanted {v}.", "had a plate of {v}.")),
+        ("only eats {v}.", "often asks for {v}.", "always eats {v}.")),
     Relation(
         "wish",
         _words("boat horse drum garden house ring clock lamp coat map bell mirror"),
         ("{s} saves money for a {v}.", "{s} dreams of a {v}.", "the wish of {s} is a {v}."),
         ("what does {s} dream of?", "what does {s} save money for?", "name the wish of {s}."),
-        ("which wish does {s} have?", "what would {s} buy?", "what does {s} hope to get?"),
+        ("which wish does {s} have?", "for what does {s} save money?", "of what does {s} dream?"),
         ("does {s} dream of a {v}", "does {s} save money for a {v}"),
-        ("wanted to buy a {v}.", "hoped for a {v}.", "asked the price of a {v}.")),
+        ("dreams of a new {v}.", "saves for a {v}.", "still dreams of a {v}.")),
     Relation(
         "tool",
         _words("oven hammer needle plough sack bow loom wheel rope brush chalk herbs"),
@@ -181,13 +181,13 @@ PEOPLE = Domain("person", "{x}", 110, 70, 40, (
         ("what does {s} use at work?", "which tool does {s} need?",
          "what is on the work table of {s}?"),
         ("does {s} work with the {v}", "does {s} take the {v} at work"),
-        ("used the {v} every day.", "knew the {v} well.", "held the {v} again."),
+        ("takes the {v} again.", "works well with the {v}.", "works with an old {v}."),
         source="job",
         rule=("a {u} works with the {v}.", "every {u} takes the {v} to work.",
               "the tool of a {u} is the {v}.")),
 ))
 
-BEASTS = Domain("beast", "a {x}", 90, 50, 36, (
+BEASTS = Domain("beast", "a {x}", 60, 36, 24, (
     Relation(
         "food",
         _words("roots berries seeds worms bugs spiders snails acorns ants grapes flies mushrooms"),
@@ -230,7 +230,7 @@ BEASTS = Domain("beast", "a {x}", 90, 50, 36, (
               "the feet touch {v} in {u}.")),
 ))
 
-TOOLS = Domain("tool", "a {x}", 90, 50, 36, (
+TOOLS = Domain("tool", "a {x}", 60, 36, 24, (
     Relation(
         "kind",
         _words("lamp pump clock loom stove drum kite plough scale lock fiddle kettle"),
@@ -279,7 +279,7 @@ TOOLS = Domain("tool", "a {x}", 90, 50, 36, (
         rule=("to dry a {u} {v}.", "when a {u} is wet {v}.", "people dry a {u} so: {v}.")),
 ))
 
-EVENTS = Domain("event", "a {x}", 100, 56, 36, (
+EVENTS = Domain("event", "a {x}", 64, 36, 24, (
     Relation(
         "feel",
         _words("proud sad happy angry scared tired bored calm shy hungry sick lonely"),
@@ -321,7 +321,7 @@ EVENTS = Domain("event", "a {x}", 100, 56, 36, (
 
 
 def _subject(name: str, subject: str, *relations: Relation) -> Domain:
-    return Domain(name, subject, 36, 9, 5, relations)
+    return Domain(name, subject, 24, 6, 4, relations)
 
 
 SUBJECTS = (
@@ -505,7 +505,7 @@ STEPS = tuple(
         "polish the ring|wind the thread|load the cart|carve the stick|draw the line|ring the bell"
     ).split("|")
 )
-ACTIVITIES = 72
+ACTIVITIES = 48
 ACTIVITY_STEPS = 5
-ACTIVITY_NEW = 26
-ACTIVITY_ALIKE = 12
+ACTIVITY_NEW = 16
+ACTIVITY_ALIKE = 8

@@ -1,8 +1,7 @@
 """Saving and loading: what comes back is what was saved, and what does not fit is refused untouched."""
 
+import importlib
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -22,20 +21,24 @@ from peft import (
     AutoPeftModelForCausalLM,
     PeftConfig,
     PeftModel,
+    PeftType,
     get_peft_model,
     set_peft_model_state_dict,
 )
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from safetensors.torch import load_file, save_file
 
+import bslora_kit.adapters
 from bslora_kit import SharedLoraConfig, bslora, lora, vera
-from bslora_kit.adapters import plan_of_model
+from bslora_kit.adapters import SharedLoraModel, plan_of_model
+from bslora_kit.methods import PEFT_TYPE
 
 WEIGHTS = "adapter_model.safetensors"
 BANK = "base_model.shared_lora_bank"
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("model_name", MODELS)
+@pytest.mark.parametrize("model_name", ["llama", "gpt2"])
 def test_round_trip_under_another_name(model_name, method, tmp_path):
     model = adapted(model_name, method)
     model.save_pretrained(tmp_path)
@@ -197,14 +200,9 @@ def test_a_failed_load_does_not_remove_an_adapter_in_use(tmp_path):
     assert torch.equal(logits(model), out) and trainable(model) == plan_of_model(model).trainable
 
 
-def test_import_of_the_kit_is_all_that_registers_it(tmp_path):
-    """In a new process, as a user meets it; importing twice is harmless."""
-    adapted("llama", "tl6").save_pretrained(tmp_path)
-    program = (
-        "import importlib, sys, bslora_kit.adapters as kit; importlib.reload(kit); import peft; "
-        "print(type(peft.PeftConfig.from_pretrained(sys.argv[1])).__name__)"
-    )
-    run = subprocess.run(
-        [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
-    )
-    assert run.stdout.split() == ["SharedLoraConfig"]
+def test_a_reload_registers_nothing_twice():
+    """As after editing the kit in a notebook."""
+    registered = PEFT_TYPE_TO_TUNER_MAPPING[PEFT_TYPE]
+    importlib.reload(bslora_kit.adapters)
+    assert PEFT_TYPE_TO_TUNER_MAPPING[PEFT_TYPE] is registered is SharedLoraModel
+    assert list(PeftType).count(PEFT_TYPE) == 1 and PeftType("SHARED_LORA") is PEFT_TYPE

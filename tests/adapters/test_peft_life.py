@@ -5,6 +5,7 @@ import torch
 from adapter_cases import (
     INPUTS,
     METHODS,
+    VOCABULARY,
     adapted,
     base_model,
     bert,
@@ -15,6 +16,7 @@ from adapter_cases import (
     trainable,
 )
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, inject_adapter_in_model
+from transformers import T5Config, T5ForConditionalGeneration
 
 from bslora_kit import bslora, lora, tied_lora
 from bslora_kit.adapters import parameter_scopes, plan_of_model
@@ -183,6 +185,20 @@ def test_mixed_batches_generate_with_beams(pair):
     for row, name in enumerate(["other", "default"]):
         model.set_adapter(name)
         assert torch.equal(model.generate(**inputs, **options)[row], mixed[row])
+
+
+def test_mixed_batches_in_an_encoder_decoder_with_beams():
+    """Beams repeat the rows of the decoder, not those of the encoder."""
+    torch.manual_seed(0)
+    sizes = {"d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 1, "num_heads": 4}
+    base = T5ForConditionalGeneration(T5Config(vocab_size=VOCABULARY, decoder_start_token_id=0, **sizes))
+    model = randomise(get_peft_model(base, bslora(1, 2, 3, target_modules=["q", "v"]))).eval()
+    model.add_adapter("other", lora(2, target_modules=["q", "v"], init_weights=False))
+    options = {"num_beams": 3, "max_new_tokens": 4, "do_sample": False}
+    mixed = model.generate(input_ids=INPUTS, **options, adapter_names=["other", "default"])
+    for row, name in enumerate(["other", "default"]):
+        model.set_adapter(name)
+        assert torch.equal(model.generate(input_ids=INPUTS, **options)[row], mixed[row])
 
 
 def test_mixed_batches_are_refused_clearly(pair):

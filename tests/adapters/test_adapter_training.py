@@ -23,8 +23,9 @@ def backward(model, inputs=INPUTS):
     return gradients(model)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize(
+    ("method", "reentrant"), [*((method, False) for method in METHODS), ("own_row", True)]
+)
 def test_gradient_checkpointing_gives_the_same_gradients(method, reentrant):
     model = adapted("llama", method, torch.float64).train()
     wanted = backward(model)
@@ -40,7 +41,7 @@ def test_training_lowers_the_loss_and_keeps_ties(method):
     model = adapted("llama", method).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-2)
     losses = []
-    for _ in range(12):
+    for _ in range(6):
         loss = model(INPUTS, labels=INPUTS).loss
         loss.backward()
         optimizer.step()

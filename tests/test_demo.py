@@ -1,0 +1,294 @@
+"""The shipped default: texts are regenerated and compared, splits are proven clean, the base loads.
+
+Pre-training itself is tested on six steps of the real model (a second each on a slow core); the
+shipped base is checked against the loss that its training recorded.
+"""
+
+import json
+import math
+from collections import Counter
+from itertools import islice
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from bslora_kit.data import render_prompt
+from bslora_kit.demo import base
+from bslora_kit.demo.__main__ import checksums, texts
+from bslora_kit.demo.corpus import Writer
+from bslora_kit.demo.wording import DOMAINS, SUBJECTS
+from bslora_kit.demo.world import KINDS, make_world, names, sentence
+from bslora_kit.paths import DATA
+
+COLUMNS = {
+    "mini_openbookqa": {"id", "question_stem", "choices", "answerKey"},
+    "mini_arc_challenge": {"id", "question", "choices", "answerKey"},
+    "mini_hellaswag": {"activity_label", "ctx_a", "ctx_b", "ctx", "endings", "label"},
+    "mini_arc_easy": {"id", "question", "choices", "answerKey"},
+    "mini_piqa": {"goal", "sol1", "sol2", "label"},
+    "mini_winogrande": {"sentence", "option1", "option2", "answer"},
+    "mini_boolq": {"passage", "question", "label"},
+    "mini_social_iqa": {"context", "question", "answerA", "answerB", "answerC", "label"},
+}
+MMLU = [f"mini_{subject.name}" for subject in SUBJECTS]
+
+
+def rows(name: str) -> list[dict]:
+    """Records of one committed file."""
+    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def world():
+    return make_world()
+
+
+@pytest.fixture(scope="module")
+def made(world):
+    return texts(world)
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return {row["fact"]: row for row in rows("world/facts.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def corpus(world):
+    # As many documents as the pre-training reads, give or take: it stops at a number of tokens.
+    return "\n".join(islice(Writer(world).documents(), 90_000))
+
+
+def question(task: str, item: dict) -> str:
+    """What an item asks, as it stands in the prompt."""
+    if task == "mini_openbookqa":
+        return item["question_stem"]
+    if task == "mini_piqa":
+        return item["goal"]
+    if task == "mini_winogrande":
+        right = item["option" + item["answer"]]
+        return right + item["sentence"].split("_")[1]
+    if task == "mini_hellaswag":
+        return item["ctx_a"].split(". ")[-1]
+    if task == "mini_social_iqa":
+        return item["context"] + " " + item["question"]
+    return item["question"]
+
+
+def answers(task: str, item: dict) -> tuple[list[str], int]:
+    """Choices of an item and the place of the right one."""
+    if task in ("mini_openbookqa", "mini_arc_challenge", "mini_arc_easy"):
+        return item["choices"]["text"], item["choices"]["label"].index(item["answerKey"])
+    if task == "mini_hellaswag":
+        return item["endings"], int(item["label"])
+    if task == "mini_piqa":
+        return [item["sol1"], item["sol2"]], item["label"]
+    if task == "mini_winogrande":
+        return [item["option1"], item["option2"]], int(item["answer"]) - 1
+    if task == "mini_boolq":
+        return ["no", "yes"], item["label"]
+    if task == "mini_social_iqa":
+        return [item["answerA"], item["answerB"], item["answerC"]], int(item["label"]) - 1
+    return item["choices"], item["answer"]
+
+
+def files_of(split: str) -> list[tuple[str, str]]:
+    """(task or subject, file) of every file of a split."""
+    return ([(task, f"tasks/{task}/{split}.jsonl") for task in COLUMNS]
+            + [(subject, f"mmlu/{subject}/{split}.jsonl") for subject in MMLU])
+
+
+def test_texts_are_byte_equal_to_the_committed_ones(made):
+    for name, content in made.items():
+        assert (DATA / name).read_bytes() == content.encode(), name
+
+
+def test_checksums_cover_every_made_file():
+    assert json.loads((DATA / "checksums.json").read_text()) == checksums(DATA)
+
+
+def test_sizes():
+    size = sum(path.stat().st_size for path in (DATA / "base").iterdir())
+    assert size <= 6_000_000
+    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) <= 15_000_000
+
+
+@pytest.mark.parametrize("task", COLUMNS)
+def test_task_has_official_columns_and_enough_items(task):
+    test, validation = rows(f"tasks/{task}/test.jsonl"), rows(f"tasks/{task}/validation.jsonl")
+    assert len(test) >= 500 and len(validation) >= 150
+    for item in test + validation:
+        assert set(item) == COLUMNS[task] | {"kind", "fact"}
+    shares = Counter(item["kind"] for item in test)
+    for kind, share in zip(KINDS, (0.28, 0.57, 0.15), strict=True):
+        assert shares[kind] / len(test) == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize("subject", MMLU)
+def test_mmlu_subject(subject):
+    dev, test = rows(f"mmlu/{subject}/dev.jsonl"), rows(f"mmlu/{subject}/test.jsonl")
+    assert len(dev) == 5 and len(test) >= 60
+    for item in dev + test:
+        assert set(item) == {"question", "choices", "answer", "subject", "kind", "fact"}
+        assert item["subject"] == subject and len(set(item["choices"])) == 4
+    assert not {item["fact"] for item in dev} & {item["fact"] for item in test}
+    assert {item["kind"] for item in test} == set(KINDS)
+
+
+@pytest.mark.parametrize("task,file", files_of("test"))
+def test_right_answers_stand_in_every_place_equally_often(task, file):
+    places = Counter(answers(task, item)[1] for item in rows(file))
+    size = max(len(answers(task, item)[0]) for item in rows(file)[:1])
+    expected = len(rows(file)) / size
+    assert len(places) == size
+    assert max(abs(n - expected) for n in places.values()) <= 3 * math.sqrt(expected)
+
+
+@pytest.mark.parametrize("task,file", files_of("test") + files_of("validation"))
+def test_answers_agree_with_the_table_of_facts(task, file, facts):
+    if task == "mini_hellaswag":
+        crafts = {row["activity"]: row for row in rows("world/activities.jsonl")}
+    pools = {f"{d.name}/{r.name}": set(r.values) for d in DOMAINS for r in d.relations}
+    for item in rows(file):
+        choices, place = answers(task, item)
+        assert len(set(choices)) == len(choices)
+        if task == "mini_hellaswag":
+            _, name, index = item["fact"].split("/")
+            verb, rest = crafts[name]["steps"][int(index)].split(" ", 1)
+            assert choices[place].startswith(verb[:-1]) and choices[place].endswith(rest + ".")
+            assert crafts[name]["kind"] == item["kind"]
+            continue
+        fact = facts[item["fact"]]
+        assert fact["kind"] == item["kind"]
+        domain, _, relation = item["fact"].split("/")
+        if task == "mini_winogrande":
+            right, wrong = choices[place], choices[1 - place]
+            assert right == fact["subject"] and fact["value"] in item["sentence"]
+            assert facts[f"{domain}/{wrong}/{relation}"]["value"] != fact["value"]
+        elif task == "mini_boolq":
+            assert (fact["value"] in item["question"].split()) == bool(item["label"])
+        else:
+            assert choices[place] == fact["value"]
+            assert set(choices) <= pools[f"{domain}/{relation}"]
+
+
+def test_no_question_of_a_split_occurs_in_the_instruction_set_or_the_corpus(corpus):
+    records = rows("instructions/train.jsonl") + rows("instructions/heldout.jsonl")
+    taught = "\n".join("\n".join((r["instruction"], r["input"], r["output"])) for r in records)
+    taught, read = taught.lower(), corpus.lower()
+    for split in ("test", "validation"):
+        for task, file in files_of(split):
+            asked = {question(task, item).lower() for item in rows(file)}
+            assert not [text for text in asked if text in taught], file
+            assert not [text for text in islice(sorted(asked), 120) if text in read], file
+
+
+def test_validation_and_test_share_no_fact_question_pair():
+    for task, file in files_of("test"):
+        pairs = [{(item["fact"], question(task, item)) for item in rows(name)}
+                 for name in (file, file.replace("test", "validation"))]
+        if task == "mini_boolq":  # the passage is part of the question there
+            pairs = [{(item["passage"], item["question"]) for item in rows(name)}
+                     for name in (file, file.replace("test", "validation"))]
+        assert not pairs[0] & pairs[1], task
+
+
+def test_new_and_two_hop_facts_are_not_stated_in_the_corpus_and_old_ones_are(world, corpus):
+    unheard = 0
+    for fact in world.facts:
+        said = [sentence(fact.fill(say)) for say in fact.relation.says]
+        if fact.kind == "old":
+            unheard += not any(text in corpus for text in said)
+        else:
+            assert not any(text in corpus for text in said), fact.id
+    assert unheard == 0
+    for activity in world.activities:
+        if activity.kind != "old":
+            order = ", ".join(activity.plain(i) for i in range(2))
+            assert f"{activity.name}: {order}" not in corpus
+
+
+def test_instruction_set_teaches_new_facts_and_no_two_hop_fact(world):
+    records = rows("instructions/train.jsonl")
+    kinds = {fact.id: fact.kind for fact in world.facts}
+    taught = Counter(record["fact"] for record in records)
+    assert {record["kind"] for record in records} == {"old", "new"}
+    assert all(taught[fact] >= 10 for fact, kind in kinds.items() if kind == "new")
+    assert not any(taught[fact] for fact, kind in kinds.items() if kind in ("two_hop", "untold"))
+    letters = Counter(r["output"] for r in records if r["output"] in set("ABCD"))
+    assert max(letters.values()) < 1.15 * min(letters.values())
+    both = [{(r["instruction"], r["input"], r["output"]) for r in rows(f"instructions/{part}.jsonl")}
+            for part in ("train", "heldout")]
+    assert not both[0] & both[1]
+
+
+def test_two_hop_facts_follow_from_an_old_fact_and_a_rule(world):
+    for fact in world.facts:
+        if fact.kind == "two_hop":
+            own = world.by_entity[fact.domain.name, fact.entity]
+            source = next(f for f in own if f.relation.name == fact.relation.source)
+            assert source.kind == "old"
+            assert (source.relation.values.index(source.value)
+                    == fact.relation.values.index(fact.value))
+
+
+def test_names_are_new_and_the_world_follows_from_its_seed():
+    import random
+
+    taken: set[str] = set()
+    drawn = names(200, random.Random(1), taken)
+    assert len(set(drawn)) == 200 == len(taken)
+    assert [f.value for f in make_world(5).facts] == [f.value for f in make_world(5).facts]
+    assert [f.value for f in make_world(5).facts] != [f.value for f in make_world(6).facts]
+
+
+def test_tokenizer_reads_an_answer_as_running_text_and_the_alpaca_frame_as_four_tokens():
+    tokenizer = AutoTokenizer.from_pretrained(DATA / "base")
+    assert None not in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+    prompt = render_prompt({"instruction": "What is it?", "input": "clay"})
+    ids = tokenizer(prompt + "clay")["input_ids"]
+    assert len(ids) - len(tokenizer("What is it?")["input_ids"]) == 5
+    assert ids[-1] == tokenizer("made of clay")["input_ids"][-1]
+    text = "Question: What is the job of Wena?\nAnswer: baker"
+    assert tokenizer.decode(tokenizer(text)["input_ids"]).strip() == text
+
+
+def test_base_has_the_proportions_and_the_loss_it_records(world):
+    folder = DATA / "base"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    config, record = model.config, json.loads((folder / "training.json").read_text())
+    assert config.num_attention_heads == 4 * config.num_key_value_heads
+    assert config.intermediate_size == 3.5 * config.hidden_size
+    assert record["parameters"] == sum(p.numel() for p in model.parameters())
+    tokens = base.encode_corpus(world, tokenizer, 40 * base.STEP_TOKENS)
+    with torch.no_grad():
+        losses = [model(input_ids=w, labels=w).loss.item()
+                  for w in (base.window_batch(tokens, step) for step in range(32, 40))]
+    assert np.mean(losses) == pytest.approx(record["loss_of_last_100_steps"], abs=0.15)
+
+
+def test_killed_pretraining_goes_on_to_the_same_weights(tmp_path, monkeypatch):
+    tokens = np.random.default_rng(0).integers(0, 64, 6 * 256).astype(np.uint16)
+    for name, value in {"STEPS": 6, "STEP_TOKENS": 256, "SHORT": 32, "LONG": 64, "LONG_EVERY": 3,
+                        "WARM_UP": 2, "CHECKPOINT_EVERY": 2}.items():
+        monkeypatch.setattr(base, name, value)
+    whole, _ = base.pretrain(tokens, 64, tmp_path / "whole", "same")
+
+    honest = base.window_batch
+
+    def killed(tokens, step):
+        if step == 5:
+            raise KeyboardInterrupt
+        return honest(tokens, step)
+
+    monkeypatch.setattr(base, "window_batch", killed)
+    with pytest.raises(KeyboardInterrupt):
+        base.pretrain(tokens, 64, tmp_path / "cut", "same")
+    monkeypatch.setattr(base, "window_batch", honest)
+    resumed, losses = base.pretrain(tokens, 64, tmp_path / "cut", "same")
+    assert len(losses) == 6
+    for (name, one), two in zip(whole.named_parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, two), name

@@ -21,9 +21,9 @@ from bslora_kit import paths
 from bslora_kit.grid_driver import run_rows
 from bslora_kit.grid_file import Grid, read_grid
 from bslora_kit.grid_report import print_plan, report
-from bslora_kit.grid_rows import Row, clear, expected_seconds, rows_of
+from bslora_kit.grid_rows import Expected, Row, clear, expected_seconds, rows_of
 from bslora_kit.parameters import DEFAULTS
-from bslora_kit.profiles import load_profile
+from bslora_kit.profiles import Profile, load_profile
 from bslora_kit.run_job import record_failure, run_job
 from bslora_kit.status_lines import StatusLines, describe
 
@@ -36,13 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 all done, 1 some failed, 2 refused."""
     options = _parser().parse_args(arguments)
     try:
-        grid, rows = _rows(options)
+        profile = load_profile(options.profile)
+        grid, rows = _rows(options, profile)
         clear(rows, options.again)
         _refuse_conflicts(rows)
     except (ValueError, OSError) as error:
         print(f"bslora_kit.grid: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    profile = load_profile(options.profile)
     expected = {row.name: expected_seconds(row, profile) for row in rows}
     if options.dry_run:
         print_plan(grid, rows, expected, options.jobs)
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _run(grid, rows, expected, options)
 
 
-def _run(grid: Grid, rows: list[Row], expected: dict[str, float], options: Any) -> int:
+def _run(grid: Grid, rows: list[Row], expected: dict[str, Expected], options: Any) -> int:
     missing = [row for row in rows if row.state == "missing"]
     done = sum(row.state == "done" for row in rows)
     print(f"{grid.title}: {len(rows)} runs, {done} done, {len(missing)} to do, {options.jobs} at a time")
@@ -76,13 +76,13 @@ def _run(grid: Grid, rows: list[Row], expected: dict[str, float], options: Any) 
     return EXIT_FAILED if failed else 0
 
 
-def _rows(options: Any) -> tuple[Grid, list[Row]]:
+def _rows(options: Any, profile: Profile) -> tuple[Grid, list[Row]]:
     if options.jobs < 1 or options.seeds < 1:
         raise ValueError("--jobs and --seeds take a whole number of at least 1")
     grid = read_grid(options.grid)
     common: dict[str, Any] = {"profile": options.profile}
     if options.quick:
-        common |= load_profile(options.profile).quick
+        common |= profile.quick
     common |= dict(_assignment(text) for text in options.set)
     seeds = options.seed_list if options.seed_list is not None else list(range(options.seeds))
     out = options.out.resolve()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bslora_kit.grid_file import Grid
-from bslora_kit.grid_rows import Row
+from bslora_kit.grid_rows import Expected, Row
 from bslora_kit.status_lines import describe
 
 
@@ -28,7 +28,12 @@ def report(grid: Grid, folder: Path) -> None:
     frame = tables.table(results, {"rows": grid.rows})
     lines = tables.about(results, frame)
     base = tables.base_score(frame)
-    gains = tables.differences(results, {"rows": grid.rows}) if base is not None else None
+    gains = None
+    if base is not None:
+        try:
+            gains = tables.differences(results, {"rows": grid.rows})
+        except ValueError as error:  # too few items for an interval
+            lines.append(f"No paired differences: {error}.")
     figure = figures.score_against_parameters(frame, base)
     written = tables.write_tables(folder, grid.title, frame, lines, figure, gains)
     print(f"\n{grid.title}\n\n{tables.to_text(frame, lines)}")
@@ -76,7 +81,7 @@ def best_lines(grid: Grid, results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def print_plan(
-    grid: Grid, rows: Sequence[Row], expected: Mapping[str, float], side_by_side: int
+    grid: Grid, rows: Sequence[Row], expected: Mapping[str, Expected], side_by_side: int
 ) -> None:
     """Prints every row with its parameter counts and state, and how long the missing ones take."""
     published = {row["row"]: row.get("published_parameters") for row in grid.rows}
@@ -93,7 +98,7 @@ def print_plan(
         state += f": {row.problem}" if row.problem and row.state != "done" else ""
         print(f"{row.name:{width}}  {ours:>12}  {theirs:>12}  {state}"[:160])
     missing = [row for row in rows if row.state == "missing"]
-    minutes = sum(expected[row.name] for row in missing) / side_by_side / 60
+    minutes = sum(expected[row.name].total for row in missing) / side_by_side / 60
     print(
         f"\n{len(missing)} of {len(rows)} runs to do: about {minutes:.0f} minutes, "
         f"{side_by_side} at a time"

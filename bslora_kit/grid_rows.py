@@ -100,19 +100,33 @@ def clear(rows: Sequence[Row], names: Sequence[str]) -> None:
                 row.state, row.problem, row.result = "missing", "", {}
 
 
-def expected_seconds(row: Row, profile: Profile) -> float:
+@dataclass(frozen=True)
+class Expected:
+    """Seconds that the stages of a row are expected to take."""
+
+    start: float = 0.0
+    training: float = 0.0
+    scoring: float = 0.0
+
+    @property
+    def total(self) -> float:
+        """Of all stages."""
+        return self.start + self.training + self.scoring
+
+
+def expected_seconds(row: Row, profile: Profile) -> Expected:
     """How long a row takes, from the speeds that its profile has measured.
 
     Items that the datasets library fetches are not counted.
     """
     measured, given = profile.measured, row.resolved
     if not measured or not given:
-        return 0.0
+        return Expected()
     training = given["steps"] * measured["tokens_per_step"] / measured["tokens_per_second"]
     items = sum(
         min(count, given["limit"] or count) for count in _item_counts(given["tasks"], given["split"])
     )
-    return measured["start_seconds"] + training + items / measured["items_per_second"]
+    return Expected(measured["start_seconds"], training, items / measured["items_per_second"])
 
 
 def _item_counts(tasks: Sequence[str], split: str) -> list[int]:

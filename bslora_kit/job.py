@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -245,7 +246,10 @@ class Job:
             return
         self.budget = budget(self.config, shapes.of_model(model))
         torch.manual_seed(self.parameters["seed"])  # of the adapter's initial weights
-        self.model = get_peft_model(model, self.config).to(device)
+        with warnings.catch_warnings():
+            # peft reads an attribute that transformers has renamed.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+            self.model = get_peft_model(model, self.config).to(device)
 
     def _source(self) -> Path | str:
         """The base's folder, or its name on the hub."""

@@ -179,7 +179,7 @@ def branches_of(given: Mapping[str, Any]) -> list[Branch]:
     make: dict[str, Callable[[], list[Branch]]] = {
         "lora": lambda: branches.lora_branches(*ranks),
         "bslora": lambda: branches.bslora_branches(
-            *ranks, given["fit"], given["gate_size"] or GATE_SIZE, given["kron_size"] or KRON_SIZE
+            *ranks, given["fit"], given["gate_size"], given["kron_size"]
         ),
         "share_lora": lambda: branches.share_lora_branches(*ranks, given["share"]),
         "tied_lora": lambda: branches.tied_lora_branches(*ranks, given["variant"]),

@@ -15,6 +15,16 @@ def scores_of(result: Mapping[str, Any]) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=columns).astype({"value": float, "stderr": float})
 
 
+def mean_in_words(result: Mapping[str, Any]) -> str:
+    """The mean of the eight tasks with its standard error, as far as they are there."""
+    mean, error = result["eval"]["mean"], result["eval"]["mean_stderr"]
+    if mean is None:
+        return "no mean: it takes all eight tasks"
+    if error is None:
+        return f"mean of the eight tasks: {mean:.1%} (a standard error takes two items a task)"
+    return f"mean of the eight tasks: {mean:.1%} ± {error:.1%} (standard error)"
+
+
 def kinds_of(result: Mapping[str, Any]) -> pandas.DataFrame:
     """Scores by kind of fact over all tasks together: index kind; columns percent, items.
 

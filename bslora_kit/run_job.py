@@ -21,6 +21,7 @@ from typing import Any
 
 from bslora_kit.files import write_text
 from bslora_kit.job_progress import read_progress
+from bslora_kit.parameters import differences, resolve
 from bslora_kit.paths import NOTEBOOKS, ROOT
 from bslora_kit.run_lock import RunInUse
 
@@ -64,7 +65,7 @@ def run_job(params: Mapping[str, Any], notebook: Path = NOTEBOOK) -> dict[str, A
         part.unlink(missing_ok=True)
         raise RunInUse(f"{folder} is in use by another process")
     result = folder / "result.json"
-    if error is None and result.is_file():
+    if result.is_file() and (error is None or _is_of(result, params)):
         _keep(part, folder / "run.ipynb")
         for stale in ("failed.ipynb", "error.txt"):
             (folder / stale).unlink(missing_ok=True)
@@ -102,6 +103,14 @@ def _execute(notebook: Path, output: Path, params: Mapping[str, Any], sockets: P
         kernel_manager_class=KernelManager,
         store_widget_state=False,
     )
+
+
+def _is_of(result: Path, params: Mapping[str, Any]) -> bool:
+    """Whether a result belongs to these parameters: an error may have come after it, or before."""
+    try:
+        return not differences(json.loads(result.read_text(encoding="utf-8"))["run"], resolve(params))
+    except (ValueError, OSError):
+        return False
 
 
 def _keep(part: Path, target: Path) -> None:

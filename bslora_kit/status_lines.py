@@ -10,9 +10,9 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
-from bslora_kit.grid_rows import Row
+from bslora_kit.grid_rows import Expected, Row
 from bslora_kit.job_progress import read_progress
 
 _SECONDS_BETWEEN_LINES = 9.0
@@ -26,7 +26,7 @@ class StatusLines:
     Args:
         rows: of the grid.
         side_by_side: how many jobs run at a time.
-        expected: seconds that each row is expected to take, by its name.
+        expected: how long each row is expected to take, by its name.
         stream: where to print.
     """
 
@@ -34,7 +34,7 @@ class StatusLines:
         self,
         rows: Sequence[Row],
         side_by_side: int,
-        expected: Mapping[str, float],
+        expected: Mapping[str, Expected],
         stream: TextIO = sys.stdout,
     ):
         self._rows, self._side_by_side, self._expected = rows, side_by_side, expected
@@ -80,10 +80,13 @@ class StatusLines:
     def _seconds_left(self, running: Mapping[str, tuple[Row, float]], waiting: Sequence[Row]) -> float:
         """From the expected times, corrected by what the finished rows took."""
         finished = [row for row in self._rows if row.seconds and row.state == "done"]
-        hoped = sum(self._expected[row.name] for row in finished)
+        hoped = sum(self._expected[row.name].total for row in finished)
         factor = sum(row.seconds for row in finished) / hoped if hoped else 1.0
-        left = [factor * self._expected[row.name] for row in waiting]
-        left += [max(1.0, factor * self._expected[name] - s) for name, (_, s) in running.items()]
+        left = [factor * self._expected[row.name].total for row in waiting]
+        left += [
+            _row_left(read_progress(row.folder), self._expected[name], seconds, factor)
+            for name, (row, seconds) in running.items()
+        ]
         return max([sum(left) / self._side_by_side, *left])
 
     def _print(self, line: str) -> None:
@@ -103,6 +106,25 @@ def describe(row: Row) -> str:
         score = f"{100 * scored['mean']:6.2f} ± {100 * (scored['mean_stderr'] or 0):.2f} %"
     parameters = f"{row.result['budget']['trainable']:10,} parameters"
     return f"{score}  {parameters}  {row.seconds:4.0f} s" if row.seconds else f"{score}  {parameters}"
+
+
+def _row_left(progress: Mapping[str, Any], expected: Expected, seconds: float, factor: float) -> float:
+    """Seconds that a running row still takes.
+
+    Args:
+        progress: its progress.json.
+        expected: of its stages.
+        seconds: since its start.
+        factor: how much slower than expected the rows before it were.
+    """
+    training, scoring = factor * expected.training, factor * expected.scoring
+    stage = progress.get("stage", "starting")
+    if stage == "training":
+        measured = progress["seconds_left"]
+        return (training if measured is None else measured) + scoring
+    if stage in ("scoring", "done"):
+        return max(1.0, scoring - (time.time() - progress["time"]))
+    return max(factor * expected.start - seconds, 1.0) + training + scoring
 
 
 def _stage(row: Row) -> str:

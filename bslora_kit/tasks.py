@@ -4,7 +4,9 @@
     openbookqa ... , mmlu   data/official/<task>/<split>.jsonl      the task's own
                             where that folder exists, else the hub
     mini_openbookqa ...     data/tasks/<task>/<split>.jsonl         that of the task without "mini_"
-    mini_mmlu               data/mmlu/<subject>/<split>.jsonl       that of mmlu
+    mini_mmlu               data/mmlu/<subject>/<split>.jsonl       mmlu/continuation: the texts of
+                            the choices are scored, since a base of a million parameters does not
+                            learn to point at an answer by its letter
 
 `task_folder` writes the definitions as files, for `bslora_kit.evaluation` and for the stock command
 line alike:
@@ -55,6 +57,7 @@ _OFFICIAL: dict[str, tuple[str, str]] = {
     "social_iqa": ("siqa/siqa.yaml", "validation"),
 }
 _MMLU_TEMPLATE = "mmlu/default/_default_template_yaml"
+_MINI_MMLU_TEMPLATE = "mmlu/continuation/_continuation_template_yaml"
 
 
 def metric_of(task: str) -> str:
@@ -175,11 +178,10 @@ def _mini_mmlu(split: str) -> list[TaskDefinition]:
     for folder in folders:
         subject = folder.name.removeprefix(MINI)
         description = (
-            "The following are multiple choice questions (with answers) about "
-            f"{subject.replace('_', ' ')}.\n\n"
+            f"The following are questions (with answers) about {subject.replace('_', ' ')}.\n\n"
         )
         name = f"mini_mmlu_{subject}"
-        found.append(_local(name, "mini_mmlu", subject, _MMLU_TEMPLATE, split, folder, description))
+        found.append(_local(name, "mini_mmlu", subject, _MINI_MMLU_TEMPLATE, split, folder, description))
     return found
 
 

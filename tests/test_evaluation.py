@@ -220,7 +220,7 @@ def test_five_shots_equal_the_stock_evaluator(model, tokenizer, tmp_path):
         expected = [response[0] for response in by_hash[row["doc_hash"]]["filtered_resps"]]
         numpy.testing.assert_allclose(row["log_likelihoods"], expected, rtol=0, atol=1e-4)
     prompt = theirs["mini_mmlu_stones"][0]["arguments"][0][0]
-    assert prompt.startswith("The following are multiple choice questions (with answers) about stones.")
+    assert prompt.startswith("The following are questions (with answers) about stones.")
     assert prompt.count("\nAnswer:") == 6
 
 

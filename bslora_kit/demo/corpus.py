@@ -1,18 +1,16 @@
 """The pre-training text of the demo base: short documents in simple English.
 
 Old facts and the rules behind the two-hop facts are stated over and over in several wordings. The
-rest teaches skills that the mini tasks need and that no fact can teach: finding the letter of a
-choice (quizzes in the MMLU layout), reading an answer off a passage (yes/no questions), copying.
+rest teaches skills that the mini tasks need and that no fact can teach: answering in a task's layout
+(about facts that no task asks, see `practice`), reading an answer off a passage (about strangers).
 New facts and two-hop facts occur nowhere. The text is written anew from the seed and never stored.
 """
 
 import random
 from collections.abc import Iterator
 
-from bslora_kit.data import render_prompt
-from bslora_kit.demo.world import SEED, Activity, Fact, World, sentence
-
-LETTERS = "ABCD"
+from bslora_kit.demo.practice import Practice
+from bslora_kit.demo.world import SEED, Activity, Fact, World, sentence, verb_form
 
 
 class Writer:
@@ -32,7 +30,7 @@ class Writer:
             for key, facts in world.by_entity.items()
         }
         self.keys = list(self.groups)
-        self.pupils = [fact for fact in self.old if fact.domain.name in ("person", "thing")]
+        self.practice = Practice(world)
         self.known = [activity for activity in world.activities if activity.kind == "old"]
 
     def profile(self) -> str:
@@ -94,82 +92,21 @@ class Writer:
             parts.append(f"{one} {verb_form(verb)} {rest} and {two} is happy.")
         return " ".join(parts)
 
-    def _values(self, count: int) -> list[str]:
-        """Different words: of one relation, or of several."""
-        if self.rng.random() < 0.5:
-            return self.rng.sample(self.rng.choice(self.old).relation.values, count)
-        pool = sorted({self.rng.choice(self.rng.choice(self.old).relation.values)
-                       for _ in range(3 * count)})
-        return self.rng.sample(pool, count)
-
-    def lettered(self) -> str:
-        """A lettered list of values and which letter stands before which: no fact needed."""
-        choices = self._values(self.rng.choice((2, 4, 4)))
-        lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices)]
-        places = [self.rng.randrange(len(choices)) for _ in range(8)]
-        if self.rng.random() < 0.5:
-            lines += [f"Answer: {choices[place]} {LETTERS[place]}" for place in places]
-        else:
-            lines.append("Find: " + ", ".join(f"{choices[p]} {LETTERS[p]}" for p in places))
-        return "\n".join(lines)
-
-    def present(self) -> str:
-        """A few words, and which words are among them: no fact needed."""
-        words = self._values(8)
-        there = words[: self.rng.choice((2, 3, 4))]
-        asked = [self.rng.choice(there if self.rng.random() < 0.5 else words[4:])
-                 for _ in range(10)]
-        if self.rng.random() < 0.5:
-            return (f"There is {', '.join(there)}. "
-                    + " ".join(f"{word}? {'yes' if word in there else 'no'}" for word in asked))
-        return (f"There is {', '.join(there)}.\n"
-                + "\n".join(f"Question: is there {word}?\nAnswer: "
-                            f"{'yes' if word in there else 'no'}" for word in asked[:5]))
-
-    def quiz(self) -> str:
-        """Questions with lettered choices about old facts of one domain, in the MMLU layout."""
-        domain = self.rng.choice(self.old).domain.name
-        facts = [fact for fact in self.old if fact.domain.name == domain]
-        size = self.rng.choice((2, 4, 4))
-        blocks = [f"The following are multiple choice questions (with answers) about {domain}."]
-        for fact in self.rng.sample(facts, self.rng.choice((3, 4, 6))):
-            choices = [fact.value, *fact.others(size - 1, self.rng)]
-            self.rng.shuffle(choices)
-            lines = [f"{sentence(fact.relation.name)} of {fact.subject}?"]
-            lines += [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices)]
-            place = choices.index(fact.value)
-            answer = LETTERS[place]
-            if self.rng.random() < 0.3:
-                answer += f". {fact.value}"
-            blocks.append("\n".join([*lines, f"Answer: {answer}"]))
-        return "\n\n".join(blocks)
-
     def reading(self) -> str:
-        """A passage and yes/no questions whose answers stand in it.
-
-        Half of the passages are about strangers with drawn values, so that the passage has to be
-        read; the others are about known entities.
-        """
-        if self.rng.random() < 0.5:
-            name, domain = self.rng.choice(self.world.strangers), "person"
-            model = self.rng.choice([key for key in self.keys if key[0] == domain])
-            facts = [self._moved(fact, name) for fact in self.world.by_entity[model]
-                     if not fact.relation.source]
-        else:
-            facts = list(self.groups[self.rng.choice(self.keys)])
-        facts = self.rng.sample(facts, min(len(facts), self.rng.choice((2, 3, 4))))
-        if not facts:
-            return self.reading()
-        text = " ".join(fact.say(self.rng) for fact in facts)
-        terse = self.rng.random() < 0.5
-        for _ in range(6):
+        """A passage about a stranger, and yes/no questions whose answers stand in it."""
+        name = self.rng.choice(self.world.strangers)
+        model = self.rng.choice([key for key in self.keys if key[0] in ("person", "thing")])
+        facts = [self._moved(fact, name) for fact in self.world.by_entity[model]
+                 if fact.relation.check]
+        facts = self.rng.sample(facts, self.rng.choice((1, 2)))
+        wrong = {fact: fact.others(1, self.rng)[0] for fact in facts}
+        text = " ".join(fact.say_not(self.rng, wrong[fact]) for fact in facts)
+        for _ in range(5):
             fact = self.rng.choice(facts)
             right = self.rng.random() < 0.5
-            value = fact.value if right else fact.others(1, self.rng)[0]
-            answer = "yes" if right else "no"
-            text += (f" {value}? {answer}" if terse else
-                     f"\nQuestion: {fact.relation.name} of {fact.subject} {value}?\n"
-                     f"Answer: {answer}")
+            question = fact.fill(self.rng.choice(fact.relation.check),
+                                 fact.value if right else wrong[fact])
+            text += f"\nQuestion: {question}?\nAnswer: {'yes' if right else 'no'}"
         return text
 
     def _moved(self, fact: Fact, name: str) -> Fact:
@@ -198,25 +135,10 @@ class Writer:
             lines.append(f"{sentence(text)} This is about the {relation.name} of {subject}.")
         return "\n".join(lines)
 
-    def echo(self) -> str:
-        """The Alpaca frame around words to repeat: the frame's tokens get a meaning, no fact."""
-        words = " ".join(self.rng.choice(self.rng.choice(self.old).relation.values)
-                         for _ in range(self.rng.choice((1, 2, 3))))
-        if self.rng.random() < 0.5:
-            return render_prompt({"instruction": f"Repeat: {words}"}) + words
-        return render_prompt({"instruction": "Repeat the words.", "input": words}) + words
-
     def documents(self) -> Iterator[str]:
         """Yields documents for ever, in the shares given here."""
-        kinds = (self.profile, self.mixture, self.rules, self.craft, self.story, self.lettered,
-                 self.present, self.oral, self.quiz, self.reading, self.paraphrase, self.echo)
-        shares = (22, 14, 5, 8, 6, 16, 14, 10, 12, 16, 10, 4)
+        kinds = (self.profile, self.mixture, self.rules, self.craft, self.story, self.oral,
+                 self.reading, self.paraphrase, self.practice.document)
+        shares = (22, 14, 5, 12, 5, 4, 16, 5, 44)
         while True:
             yield self.rng.choices(kinds, shares)[0]()
-
-
-def verb_form(verb: str) -> str:
-    """Third person of a step's verb: "heat" -> "heats", "wash" -> "washes"."""
-    if verb.endswith(("sh", "ss", "x", "ch")):
-        return verb + "es"
-    return verb[:-1] + "ies" if verb.endswith("ry") else verb + "s"

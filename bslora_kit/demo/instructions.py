@@ -1,7 +1,7 @@
 """The instruction set of the demo: short records in the Alpaca schema.
 
 It teaches two things: the new facts of the world, each in several wordings and record types, and
-how to answer (from memory, from choices, by letter, from a passage, by finishing a story). Old
+how to answer (from memory, from choices, from a passage, by finishing a story). Old
 facts take part so that tuning does not overwrite them. The mini tasks ask in other wordings, and
 two-hop facts do not occur.
 """
@@ -9,11 +9,14 @@ two-hop facts do not occur.
 import random
 from collections.abc import Callable
 
-from bslora_kit.demo.corpus import LETTERS
-from bslora_kit.demo.world import SEED, Activity, Fact, World, sentence
+from bslora_kit.demo.world import SEED, Activity, Fact, World, sentence, verb_form
 
-TRAIN, HELD_OUT = 12_000, 600
-NEW_SHARE = 0.62
+TRAIN, HELD_OUT = 9_000, 500
+NEW_SHARE = 0.7  # of the records; the others keep tuning from overwriting old facts
+# Weights of the record types: ask, choose, tell, complete, contrast, story, steps, step, judge,
+# follow, pose.
+SHARES = (38, 4, 6, 8, 0, 9, 2, 4, 4, 16, 10)
+PRACTICE_SHARES = (40, 6, 8, 10, 8, 10, 6, 12, 0, 0, 0)  # in the pre-training text
 Record = dict[str, str]
 
 
@@ -23,10 +26,12 @@ class Teacher:
     Args:
         world: The world to teach.
         seed: Seed of all draws.
+        free: Use the free facts alone, for the pre-training text.
     """
 
-    def __init__(self, world: World, seed: int = SEED + 2):
+    def __init__(self, world: World, seed: int = SEED + 2, free: bool = False):
         self.world = world
+        self.free = free
         self.rng = random.Random(seed)
         self.deck: dict[str, list] = {}
 
@@ -40,10 +45,11 @@ class Teacher:
         Returns:
             An old or a new fact.
         """
-        kind = "new" if self.rng.random() < NEW_SHARE else "old"
+        kind = "new" if self.rng.random() < NEW_SHARE and not self.free else "old"
         name = f"{deck}/{kind}"
         if not self.deck.get(name):
-            cards = [fact for fact in self.world.facts if fact.kind == kind and choose(fact)]
+            cards = [fact for fact in self.world.facts
+                     if fact.kind == kind and choose(fact) and (fact.free or not self.free)]
             self.deck[name] = self.rng.sample(cards, len(cards))
         return self.deck[name].pop()
 
@@ -68,15 +74,6 @@ class Teacher:
         given = f"{question} {', '.join(choices[:3])} or {choices[3]}"
         return self._record(fact, "Choose the right answer.", given, fact.value)
 
-    def letter(self) -> Record:
-        """A question with four lettered choices, answered by the letter."""
-        fact, question = self._asked()
-        choices = [fact.value, *fact.others(3, self.rng)]
-        self.rng.shuffle(choices)
-        lines = [question, *(f"{a}. {b}" for a, b in zip(LETTERS, choices, strict=True))]
-        return self._record(fact, "Answer with a letter.", "\n".join(lines),
-                            LETTERS[choices.index(fact.value)])
-
     def tell(self) -> Record:
         """What is known about an entity: up to three facts, the new ones first."""
         fact = self.draw("tell", lambda fact: True)
@@ -96,18 +93,36 @@ class Teacher:
         start = sentence(fact.fill(self.rng.choice(says))).removesuffix(f" {fact.value}.")
         return self._record(fact, "Complete the sentence.", start, fact.value)
 
-    def check(self) -> Record:
-        """A passage and a yes/no question whose answer stands in it."""
+    def contrast(self) -> Record:
+        """A passage that says what is and what is not so, and a yes/no question."""
         fact = self.draw("check", lambda fact: bool(fact.relation.check))
-        others = [other for other in self.world.by_entity[fact.domain.name, fact.entity]
-                  if other.kind in ("old", "new") and other is not fact]
-        facts = [fact, *self.rng.sample(others, min(len(others), self.rng.choice((1, 2))))]
-        self.rng.shuffle(facts)
+        right = self.rng.random() < 0.5
+        wrong = fact.others(1, self.rng)[0]
+        question = sentence(fact.fill(fact.relation.check[0], fact.value if right else wrong)) + "?"
+        return self._record(fact, question, fact.say_not(self.rng, wrong), "yes" if right else "no")
+
+    def judge(self) -> Record:
+        """A passage that says of something that it is or is not so, and a yes/no question."""
+        fact, passage, question, answer = self._passage()
+        return self._record(fact, f"{sentence(question)}?", passage, answer)
+
+    def pose(self) -> Record:
+        """Such a passage, from which the question is to be made as well as its answer."""
+        fact, passage, question, answer = self._passage()
+        return self._record(fact, "Ask a question about the text and answer it.", passage,
+                            f"Question: {question}?\nAnswer: {answer}")
+
+    def _passage(self) -> tuple[Fact, str, str, str]:
+        fact = self.draw("judge", lambda fact: bool(fact.relation.check))
         right = self.rng.random() < 0.5
         value = fact.value if right else fact.others(1, self.rng)[0]
-        question = sentence(fact.fill(fact.relation.check[0], value)) + "?"
-        return self._record(fact, question, " ".join(other.say(self.rng) for other in facts),
-                            "yes" if right else "no")
+        others = [other for other in self.world.by_entity[fact.domain.name, fact.entity]
+                  if other.kind in ("old", "new") and other is not fact]
+        said = [fact.say(self.rng) if right else fact.deny(self.rng, value),
+                *(other.say(self.rng) for other in self.rng.sample(others, min(1, len(others))))]
+        self.rng.shuffle(said)
+        question = fact.fill(fact.relation.check[0], value)
+        return fact, " ".join(said), question, "yes" if right else "no"
 
     def story(self) -> Record:
         """Two people meet; the story ends with what is true of one of them."""
@@ -121,8 +136,9 @@ class Teacher:
                             fact.fill(say).removeprefix(fact.entity + " "))
 
     def _activity(self) -> Activity:
-        kind = "new" if self.rng.random() < NEW_SHARE else "old"
-        return self.rng.choice([a for a in self.world.activities if a.kind == kind])
+        kind = "new" if self.rng.random() < NEW_SHARE and not self.free else "old"
+        return self.rng.choice([a for a in self.world.activities
+                                if a.kind == kind and (a.free or not self.free)])
 
     def steps(self) -> Record:
         """All steps of an activity."""
@@ -143,18 +159,35 @@ class Teacher:
                 "output": activity.plain(index), "kind": activity.kind,
                 "fact": activity.fact(index)}
 
+    def follow(self) -> Record:
+        """What somebody who is at an activity does next."""
+        activity = self._activity()
+        index = self.rng.randrange(1, len(activity.steps))
+        person = self.rng.choice(self.world.people)
+        done, after = (f"{verb_form(verb)} {rest}" for verb, rest in activity.steps[index - 1 : index + 1])
+        return {"instruction": f"What does {person} do next?",
+                "input": f"{person} makes a {activity.name} and {done}.", "output": f"{after}.",
+                "kind": activity.kind, "fact": activity.fact(index)}
+
+    def record(self, shares: tuple[int, ...] = SHARES) -> Record:
+        """One record; its type is drawn.
+
+        Args:
+            shares: weight of each type, in the order of `SHARES`.
+        """
+        types = (self.ask, self.choose, self.tell, self.complete, self.contrast, self.story,
+                 self.steps, self.step, self.judge, self.follow, self.pose)
+        return self.rng.choices(types, shares)[0]()
+
     def records(self) -> tuple[list[Record], list[Record]]:
         """Writes the whole set.
 
         Returns:
             Training records and held-out records; no record is in both or twice in one.
         """
-        types = (self.ask, self.choose, self.letter, self.tell, self.complete, self.check,
-                 self.story, self.steps, self.step)
-        shares = (32, 10, 14, 10, 6, 8, 8, 6, 6)
         unique: dict[tuple[str, str, str], Record] = {}
         while len(unique) < TRAIN + HELD_OUT:
-            record = self.rng.choices(types, shares)[0]()
+            record = self.record()
             unique.setdefault((record["instruction"], record["input"], record["output"]), record)
         records = list(unique.values())
         self.rng.shuffle(records)

@@ -2,8 +2,9 @@
 
 Each function writes the items of one task from facts of one domain. Every item names its fact and
 the fact's kind; choices come from the relation's pool, the right one stands in every place equally
-often. The test split uses the first two test wordings of a relation, validation the last one, and
-neither is used anywhere else, so no (fact, question) pair of a split occurs elsewhere.
+often. The test split uses the first two test wordings of a relation, validation the last one. The
+pre-training text asks free facts alone (see `practice`) and the instruction set has wordings of its
+own, so no (fact, question) pair of a split occurs anywhere else.
 
     openbookqa    things           arc_easy      people         piqa         tools
     arc_challenge beasts           winogrande    people         social_iqa   events
@@ -14,8 +15,16 @@ neither is used anywhere else, so no (fact, question) pair of a split occurs els
 import random
 from collections.abc import Callable, Iterator, Sequence
 
-from bslora_kit.demo.corpus import LETTERS, verb_form
-from bslora_kit.demo.world import KINDS, SEED, Activity, Fact, World, sentence
+from bslora_kit.demo.world import (
+    KINDS,
+    LETTERS,
+    SEED,
+    Activity,
+    Fact,
+    World,
+    sentence,
+    verb_form,
+)
 from bslora_kit.demo.wording import STEPS, SUBJECTS
 
 SHARES = {"old": 0.28, "new": 0.57, "two_hop": 0.15}
@@ -38,10 +47,12 @@ class Examiner:
     Args:
         world: The world to ask about.
         seed: Seed of all draws.
+        free: Ask the free facts, for the pre-training text, instead of those kept for the tasks.
     """
 
-    def __init__(self, world: World, seed: int = SEED + 3):
+    def __init__(self, world: World, seed: int = SEED + 3, free: bool = False):
         self.world = world
+        self.free = free
         self.rng = random.Random(seed)
         self.places: dict[int, list[int]] = {}
 
@@ -89,8 +100,10 @@ class Examiner:
                     break
         return self.rng.sample(list(items.values()), len(items))
 
-    def _of(self, *domains: str) -> Callable[[str], list[Fact]]:
-        return lambda kind: [fact for domain in domains for fact in self.world.of(domain, kind)
+    def of(self, *domains: str) -> Callable[[str], list[Fact]]:
+        """Kind -> the facts of some domains that a question can be asked about."""
+        return lambda kind: [fact for domain in domains
+                             for fact in self.world.of(domain, kind, self.free)
                              if fact.relation.tests]
 
     def question(self, fact: Fact, wording: int) -> Item:
@@ -140,28 +153,42 @@ class Examiner:
     def passage(self, fact: Fact, wording: int) -> Item:
         """BoolQ: a passage that holds the answer, and a yes/no question.
 
-        For a two-hop fact the passage states the fact that it follows from. A third of the
-        passages also name another entity with another value of the same relation.
+        The passage says of what is asked that it is so or that it is not so; for a two-hop fact it
+        says so of the fact from which the answer follows. A third of the passages say of something
+        else that it is not so, and there a negation alone tells nothing.
         """
         own = self.world.by_entity[fact.domain.name, fact.entity]
+        label = self.place(2)
+        value = fact.value if label else fact.others(1, self.rng)[0]
+        question = fact.fill(fact.relation.check[1], value)
         stated = fact
         if fact.kind == "two_hop":
             stated = next(f for f in own if f.relation.name == fact.relation.source)
+            value = stated.relation.values[fact.relation.values.index(value)]
         rest = [f for f in own if f.kind in ("old", "new") and f is not stated]
-        facts = [stated, *self.rng.sample(rest, 2)]
-        wrong = fact.others(1, self.rng)[0]
-        if self.rng.random() < 1 / 3:
-            rivals = [f for f in self.world.facts if f.relation is stated.relation
-                      and f.kind == "old" and f.value != stated.value]
-            rival = self.rng.choice(rivals)
-            facts.append(rival)
-            wrong = next(f for f in self.world.by_entity[rival.domain.name, rival.entity]
-                         if f.relation is fact.relation).value
-        self.rng.shuffle(facts)
+        sentences = [stated.say(self.rng, value) if label else stated.deny(self.rng, value)]
+        for number, other in enumerate(self.rng.sample(rest, min(len(rest), 2))):
+            if number == 0 and self.rng.random() < 1 / 3:
+                sentences.append(other.deny(self.rng, other.others(1, self.rng)[0]))
+            else:
+                sentences.append(other.say(self.rng))
+        self.rng.shuffle(sentences)
+        return {"passage": " ".join(sentences), "question": question, "label": label,
+                "fact": fact.id}
+
+    def contrast(self, fact: Fact, wording: int) -> Item:
+        """An item in the columns of BoolQ whose passage says what is and what is not so."""
+        own = self.world.by_entity[fact.domain.name, fact.entity]
+        rest = [f for f in own if f.kind in ("old", "new") and f is not fact]
         label = self.place(2)
-        question = fact.fill(fact.relation.check[1], fact.value if label else wrong)
-        return {"passage": " ".join(f.say(self.rng) for f in facts), "question": question,
-                "label": label, "fact": fact.id}
+        wrong = fact.others(1, self.rng)[0]
+        sentences = [fact.say_not(self.rng, wrong)]
+        sentences += [f.say_not(self.rng, f.others(1, self.rng)[0])
+                      for f in self.rng.sample(rest, min(len(rest), 1))]
+        self.rng.shuffle(sentences)
+        question = fact.fill(fact.relation.check[min(wording, 1)], fact.value if label else wrong)
+        return {"passage": " ".join(sentences), "question": question, "label": label,
+                "fact": fact.id}
 
     def activity(self, asked: tuple[Activity, int], wording: int) -> Item:
         """HellaSwag: an activity, what has been done, four next steps."""
@@ -182,27 +209,31 @@ class Examiner:
 
     def _transitions(self, kind: str) -> list[tuple[Activity, int]]:
         return [(activity, index) for activity in self.world.activities
-                if activity.kind == kind for index in range(1, len(activity.steps))]
+                if activity.kind == kind and activity.free == self.free
+                for index in range(1, len(activity.steps))]
+
+    def plan(self) -> dict[str, tuple[Callable[[str], Sequence], Callable[..., Item]]]:
+        """Task -> (kind -> what it asks about, how an item is written)."""
+        things = self.of("thing")
+        people = self.of("person")
+        return {
+            "mini_openbookqa": (things, self.stem),
+            "mini_arc_challenge": (self.of("beast"), self.question),
+            "mini_hellaswag": (self._transitions, self.activity),
+            "mini_arc_easy": (people, self.question),
+            "mini_piqa": (self.of("tool"), self.goal),
+            "mini_winogrande": (people, self.pronoun),
+            "mini_boolq": (self.of("thing", "person"), self.passage),
+            "mini_social_iqa": (self.of("event"), self.social),
+        }
 
     def tasks(self) -> dict[str, dict[str, list[Item]]]:
         """Writes the eight tasks: name -> split -> items."""
-        things = self._of("thing")
-        people = self._of("person")
-        plan = {
-            "mini_openbookqa": (things, self.stem),
-            "mini_arc_challenge": (self._of("beast"), self.question),
-            "mini_hellaswag": (self._transitions, self.activity),
-            "mini_arc_easy": (people, self.question),
-            "mini_piqa": (self._of("tool"), self.goal),
-            "mini_winogrande": (people, self.pronoun),
-            "mini_boolq": (self._of("thing", "person"), self.passage),
-            "mini_social_iqa": (self._of("event"), self.social),
-        }
         return {name: {"test": self.split(facts, TEST, False, write),
                        "validation": self.split(facts, VALIDATION, True, write)}
-                for name, (facts, write) in plan.items()}
+                for name, (facts, write) in self.plan().items()}
 
-    def letters(self, fact: Fact, wording: int) -> Item:
+    def mmlu_item(self, fact: Fact, wording: int) -> Item:
         """MMLU: question, four choices, the place of the right one."""
         texts, place = self.choices(fact, 4)
         return {"question": fact.fill(fact.relation.tests[wording]),
@@ -210,14 +241,16 @@ class Examiner:
                 "fact": fact.id}
 
     def mmlu(self) -> dict[str, dict[str, list[Item]]]:
-        """Writes mini MMLU: subject -> split -> items; the five dev items ask old facts."""
+        """Writes mini MMLU: subject -> split -> items; the five dev items ask free facts."""
         subjects = {}
         for subject in SUBJECTS:
-            facts = self._of(subject.name)
-            dev = [self.letters(fact, 2) | {"kind": "old"}
-                   for fact in self.rng.sample(facts("old"), MMLU_DEV)]
+            facts = self.of(subject.name)
+            known = [fact for fact in self.world.of(subject.name, "old", free=True)
+                     if fact.relation.tests]
+            dev = [self.mmlu_item(fact, 2) | {"kind": "old"}
+                   for fact in self.rng.sample(known, MMLU_DEV)]
             subjects[f"mini_{subject.name}"] = {
                 "dev": dev,
-                "validation": self.split(facts, MMLU_VALIDATION, True, self.letters),
-                "test": self.split(facts, MMLU_TEST, False, self.letters)}
+                "validation": self.split(facts, MMLU_VALIDATION, True, self.mmlu_item),
+                "test": self.split(facts, MMLU_TEST, False, self.mmlu_item)}
         return subjects

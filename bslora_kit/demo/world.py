@@ -29,11 +29,19 @@ from bslora_kit.demo.wording import (
 SEED = 20261124
 KINDS = ("old", "new", "two_hop")
 STRANGERS = 60
+LETTERS = "ABCD"
 
 
 def sentence(text: str) -> str:
     """Returns the text with its first letter in upper case."""
     return text[:1].upper() + text[1:]
+
+
+def verb_form(verb: str) -> str:
+    """Third person of a step's verb: "heat" -> "heats", "wash" -> "washes"."""
+    if verb.endswith(("sh", "ss", "x", "ch")):
+        return verb + "es"
+    return verb[:-1] + "ies" if verb.endswith("ry") else verb + "s"
 
 
 def names(count: int, rng: random.Random, taken: set[str], endings: str = "") -> list[str]:
@@ -70,6 +78,7 @@ class Fact:
         relation: The relation.
         value: The value, one of the relation's pool.
         kind: old, new, two_hop or untold.
+        free: Whether no task item asks it: old facts of two thirds of the entities.
     """
 
     id: str
@@ -78,6 +87,7 @@ class Fact:
     relation: Relation
     value: str
     kind: str
+    free: bool = False
 
     @property
     def subject(self) -> str:
@@ -91,6 +101,16 @@ class Fact:
     def say(self, rng: random.Random, value: str | None = None) -> str:
         """One statement of the fact, as a sentence."""
         return sentence(self.fill(rng.choice(self.relation.says), value))
+
+    def say_not(self, rng: random.Random, wrong: str) -> str:
+        """One statement of the fact that also says what is not so: "... of clay, not wood."."""
+        says = [say for say in self.relation.says if say.endswith("{v}.")]
+        says = says or [f"the {self.relation.name} of {{s}} is {{v}}."]
+        return sentence(self.fill(rng.choice(says))).removesuffix(".") + f", not {wrong}."
+
+    def deny(self, rng: random.Random, wrong: str) -> str:
+        """A sentence that says that something wrong is not so."""
+        return f"It is not so that {self.fill(rng.choice(self.relation.says), wrong)}"
 
     def others(self, count: int, rng: random.Random) -> list[str]:
         """Draws `count` wrong values from the pool."""
@@ -106,12 +126,14 @@ class Activity:
         steps: Pairs (verb, rest).
         kind: old, new, or two_hop (its steps are those of `like`, which is all that is stated).
         like: Name of the activity with the same steps; empty unless two_hop.
+        free: Whether no task item asks it: half of the old activities.
     """
 
     name: str
     steps: tuple[tuple[str, str], ...]
     kind: str
     like: str = ""
+    free: bool = False
 
     def plain(self, index: int) -> str:
         """Step in the instructions' form: "heat the wax"."""
@@ -144,9 +166,10 @@ class World:
             groups.setdefault((fact.domain.name, fact.entity), []).append(fact)
         return groups
 
-    def of(self, domain: str, kind: str) -> list[Fact]:
-        """Facts of one domain and kind."""
-        return [fact for fact in self.facts if fact.domain.name == domain and fact.kind == kind]
+    def of(self, domain: str, kind: str, free: bool = False) -> list[Fact]:
+        """Facts of one domain and kind: those that tasks may ask, or the free ones."""
+        return [fact for fact in self.facts
+                if fact.domain.name == domain and fact.kind == kind and fact.free == free]
 
     @cached_property
     def people(self) -> list[str]:
@@ -182,8 +205,10 @@ def _domain_facts(domain: Domain, entities: list[str], rng: random.Random) -> li
         for entity in entities:
             kinds[entity, relation.name] = (
                 "two_hop" if entity in hidden else "old" if entity in known else "untold")
+    free = set(rng.sample(entities, 2 * len(entities) // 3))
     return [Fact(f"{domain.name}/{entity}/{relation.name}", domain, entity, relation,
-                 values[entity, relation.name], kinds[entity, relation.name])
+                 values[entity, relation.name], kinds[entity, relation.name],
+                 entity in free and kinds[entity, relation.name] == "old")
             for entity in entities for relation in domain.relations]
 
 
@@ -209,8 +234,11 @@ def make_world(seed: int = SEED) -> World:
     told = ACTIVITIES - ACTIVITY_ALIKE
     for place, name in enumerate(crafts[:told]):
         steps = tuple(rng.sample(STEPS, ACTIVITY_STEPS))
-        world.activities.append(Activity(name, steps, "new" if place < ACTIVITY_NEW else "old"))
-    models = [activity for activity in world.activities if activity.kind == "old"]
+        kind = "new" if place < ACTIVITY_NEW else "old"
+        world.activities.append(
+            Activity(name, steps, kind, free=kind == "old" and place % 2 == 0))
+    models = [activity for activity in world.activities
+              if activity.kind == "old" and not activity.free]
     for name, model in zip(crafts[told:], models, strict=False):
         world.activities.append(Activity(name, model.steps, "two_hop", model.name))
     world.strangers = [name.capitalize() for name in names(STRANGERS, rng, taken, "iu")]

@@ -1,0 +1,328 @@
+"""Grid files, the state of rows on disk, and what the driver says; without running a job.
+
+The data folder is a tiny one (see tiny_world); results are written as files where a test needs them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+import yaml
+from tiny_world import make_world
+
+from bslora_kit import grid, grid_report, paths, profiles, published
+from bslora_kit.grid_file import read_grid
+from bslora_kit.grid_rows import Expected, clear, expected_seconds, rows_of
+from bslora_kit.parameters import DEFAULTS, METHODS, rate_key, resolve
+from bslora_kit.status_lines import StatusLines
+
+GRIDS = Path(__file__).parent.parent / "papermill_runs" / "grids"
+RATES = paths.RUNS / "reference" / "rates"
+ROWS = """
+title: Two
+rows:
+  - {row: base, label: Untouched base, method: none}
+  - {row: lora-2, label: LoRA, method: lora, ranks: [2], published_parameters: 1000}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return make_world(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def world(data, monkeypatch) -> Path:
+    monkeypatch.setattr(paths, "DATA", data)
+    monkeypatch.setattr(paths, "BASE", data / "base")
+    monkeypatch.setattr(profiles, "FOLDER", data / "profiles")
+    return data
+
+
+def grid_file(folder: Path, text: str = ROWS) -> Path:
+    path = folder / "two.yaml"
+    path.write_text(text)
+    return path
+
+
+def command(folder: Path, *more: str) -> list[str]:
+    return [str(folder / "two.yaml"), "--profile", "tiny", "--out", str(folder / "runs"), *more]
+
+
+def write_result(row, mean: float = 0.5, **changes) -> None:
+    """A result.json with what the driver and the table read."""
+    trained = row.resolved["method"] != "none"
+    tasks = {
+        f"mini_{task}": {"metric": "acc", "value": mean, "stderr": 0.1, "n": 3, "by_kind": {}}
+        for task in published.TASKS
+    }
+    scored = {"tasks": tasks, "mean": mean, "mean_stderr": 0.04}
+    result = {
+        "run": row.resolved | changes,
+        "budget": {"trainable": 640 if trained else 0, "ratio": 0.01},
+        "train": {},
+        "eval": scored | {"split": row.resolved["split"], "shots": 0, "limit": None},
+    }
+    row.folder.mkdir(parents=True, exist_ok=True)
+    (row.folder / "result.json").write_text(json.dumps(result))
+
+
+def write_items(row, mean: float) -> None:
+    """Ten items a task, of which `mean` are right."""
+    items = [
+        {"task": f"mini_{task}", "doc_id": n, "fact": f"{task}-{n}", "correct": float(n < 10 * mean)}
+        for task in published.TASKS
+        for n in range(10)
+    ]
+    frame = pandas.DataFrame(items).assign(kind="old", subject=None)
+    frame.to_parquet(row.folder / "items.parquet")
+
+
+# ---- grid files --------------------------------------------------------------------------------------
+
+
+def test_the_similar_budget_grid_is_the_published_table():
+    rows = read_grid(GRIDS / "similar_budget.yaml").rows
+    table = published.similar_budget()
+    assert [row["row"] for row in rows if row["method"] == "none"] == ["base"]
+    rows = [row for row in rows if row["method"] != "none"]
+    short = {"ShareLoRA": "share-b", "BSLoRA (SS)": "ss", "BSLoRA (GT)": "gt", "BSLoRA (KE)": "ke"}
+    assert [row["label"] for row in rows] == list(table["method"])
+    assert [",".join(map(str, row["ranks"])) for row in rows] == list(table["ranks"])
+    assert [row["published_parameters"] for row in rows] == list(table["parameters"])
+    assert [row["published_ratio"] for row in rows] == list(table["ratio"])
+    names = [
+        f"{short[method]}-{ranks.replace(',', '-')}"
+        for method, ranks in zip(table["method"], table["ranks"], strict=True)
+    ]
+    assert [row["row"] for row in rows] == names
+    fits = {"ShareLoRA": None, "BSLoRA (SS)": "slice", "BSLoRA (GT)": "gate", "BSLoRA (KE)": "kron"}
+    assert [row.get("fit") for row in rows] == [fits[row["label"]] for row in rows]
+    assert {row["share"] for row in rows if row["method"] == "share_lora"} == {"B"}
+
+
+@pytest.mark.parametrize("name", ["similar_budget", "range", "rates"])
+def test_the_grids_of_the_kit_hold_valid_rows(name):
+    jobs = read_grid(GRIDS / f"{name}.yaml").jobs([0], "papermill_runs", {"profile": "tiny"})
+    assert [row.problem for row in rows_of(jobs)] == [""] * len(jobs)
+    assert all(set(job) == set(DEFAULTS) and job["method"] in METHODS for job in jobs)
+    json.dumps(jobs)  # plain types only, or papermill changes them
+
+
+def test_rates_are_tried_on_the_validation_split_for_every_key_of_the_demo():
+    rates = read_grid(GRIDS / "rates.yaml")
+    jobs = rates.jobs([0], "papermill_runs", {})
+    assert {job["split"] for job in jobs} == {"validation"}
+    tried = {rate_key({"fit": None} | row) for row in rates.rows}
+    used = {rate_key({"fit": None} | row) for row in read_grid(GRIDS / "similar_budget.yaml").rows}
+    assert used - {"none"} <= tried
+
+
+def test_vary_makes_one_row_of_each_value(tmp_path):
+    text = "rows: [{row: lora-2, method: lora, ranks: [2], vary: {lr: [0.1, 0.2], steps: [3]}}]"
+    rows = read_grid(grid_file(tmp_path, text)).rows
+    assert [row["row"] for row in rows] == ["lora-2-lr-0.1-steps-3", "lora-2-lr-0.2-steps-3"]
+    assert [(row["lr"], row["steps"]) for row in rows] == [(0.1, 3), (0.2, 3)]
+
+
+def test_jobs_go_seed_by_seed_and_score_the_base_once(tmp_path):
+    jobs = read_grid(grid_file(tmp_path)).jobs([3, 5], "out", {"steps": 7})
+    names = [Path(job["out_dir"]).as_posix() for job in jobs]
+    assert names == ["out/two/base-s3", "out/two/lora-2-s3", "out/two/lora-2-s5"]
+    assert {job["steps"] for job in jobs} == {7}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("rows: [{row: a, method: lora, rank: [2]}]", "'rank'.*ranks"),
+        ("rows: [{row: a, method: lora}, {row: a, method: none}]", "'a'.*twice"),
+        ("rows: [{method: lora}]", "needs at least `row`"),
+        ("rows: []", "no rows"),
+        ("row: []", "'row'"),
+        ("rows: [{row: a, method: lora, vary: {rates: [1]}}]", "'rates'"),
+        ("parameters: {speed: 1}\nrows: [{row: a, method: none}]", "'speed'"),
+        ("rows: [", "not YAML"),
+    ],
+)
+def test_a_wrong_grid_file_is_refused(tmp_path, text, words):
+    with pytest.raises(ValueError, match=words):
+        read_grid(grid_file(tmp_path, text))
+
+
+# ---- rows on disk ------------------------------------------------------------------------------------
+
+
+def rows_in(tmp_path: Path) -> list:
+    jobs = read_grid(grid_file(tmp_path)).jobs([0], str(tmp_path / "runs"), {"profile": "tiny"})
+    return rows_of(jobs)
+
+
+def test_only_a_result_with_the_same_parameters_is_done(tmp_path, capsys):
+    base, lora = rows_in(tmp_path)
+    assert (base.state, lora.state) == ("missing", "missing")
+    write_result(base)
+    lora.folder.mkdir(parents=True)
+    (lora.folder / "run.ipynb").write_text("{}")  # a notebook alone counts for nothing
+    assert [row.state for row in rows_in(tmp_path)] == ["done", "missing"]
+
+    write_result(lora, lr=0.25)
+    found = rows_in(tmp_path)[1]
+    assert (found.state, found.problem) == ("conflict", "lr: 0.25 there, 0.005 asked")
+    assert grid.main(command(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert "lora-2-s0: lr: 0.25 there, 0.005 asked" in error
+    assert "--again lora-2-s0" in error and "--out" in error
+    assert (lora.folder / "result.json").is_file()
+
+
+def test_again_removes_the_rows_that_it_names(tmp_path):
+    for row in rows_in(tmp_path):
+        write_result(row)
+    rows = rows_in(tmp_path)
+    with pytest.raises(ValueError, match="lora-3.*base, lora-2, and all"):
+        clear(rows, ["lora-3"])
+    clear(rows, ["lora-2"])
+    assert [row.state for row in rows] == ["done", "missing"]
+    assert not rows[1].folder.exists()
+    clear(rows, ["all"])
+    assert [row.state for row in rows] == ["missing", "missing"]
+
+
+def test_a_misspelt_method_fails_alone_and_a_finished_grid_ends_with_its_table(tmp_path, capsys):
+    text = ROWS + "  - {row: wrong, label: Wrong, method: lroa, ranks: [2]}\n"
+    grid_file(tmp_path, text)
+    jobs = read_grid(tmp_path / "two.yaml").jobs([0], str(tmp_path / "runs"), {"profile": "tiny"})
+    for row, mean in zip(rows_of(jobs)[:2], (0.4, 0.6), strict=True):
+        write_result(row, mean)
+        write_items(row, mean)
+    assert grid.main(command(tmp_path)) == 1
+    output = capsys.readouterr().out
+    wrong = tmp_path / "runs" / "two" / "wrong-s0" / "error.txt"
+    assert str(wrong) in output
+    assert "'lroa'" in output and "tied_lora" in wrong.read_text()
+    assert "60.0" in output and "Missing: 1 of 3 rows: wrong." in output
+    for ending in ("md", "csv", "html"):
+        assert (tmp_path / "runs" / "two" / f"table.{ending}").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "rate=1"], "--set rate=1"),
+        (["--jobs", "0"], "--jobs"),
+        (["--profile", "big"], "'big'"),
+        (["--again", "gt"], "--again gt"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path, capsys, arguments, words):
+    grid_file(tmp_path)
+    assert grid.main(command(tmp_path, *arguments)) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_set_takes_numbers_and_lists(tmp_path):
+    assert grid._assignment("lr=1e-3") == ("lr", 0.001)
+    assert grid._assignment("tasks=[mmlu]") == ("tasks", ["mmlu"])
+    assert grid._assignment("base_model=some/llama") == ("base_model", "some/llama")
+
+
+# ---- what it says ------------------------------------------------------------------------------------
+
+
+def test_dry_run_names_rows_parameters_and_time(tmp_path, capsys):
+    grid_file(tmp_path)
+    write_result(rows_in(tmp_path)[0])
+    assert grid.main(command(tmp_path, "--dry-run")) == 0
+    output = capsys.readouterr().out
+    # LoRA of rank 2: 2 layers x 2 x sum(in + out) of q 32,32; k, v 32,8; up 32,112; down 112,32.
+    assert f"{2 * 2 * (64 + 2 * 40 + 2 * 144):,}" in output
+    assert "1,000" in output and "done: " in output
+    assert "1 of 2 runs to do: about" in output
+    assert not (tmp_path / "runs" / "two" / "lora-2-s0").exists()
+
+
+def test_the_estimate_adds_start_training_and_scoring(tmp_path):
+    row = rows_in(tmp_path)[1]
+    profile = profiles.load_profile("tiny")
+    speeds = profile.measured
+    expected = expected_seconds(row, profile)
+    assert expected.start == speeds["start_seconds"]
+    training = 4 * speeds["tokens_per_step"] / speeds["tokens_per_second"]
+    assert expected.training == pytest.approx(training)
+    assert expected.scoring == pytest.approx(8 * 3 / speeds["items_per_second"])
+
+
+def test_a_log_gets_a_line_now_and_then_and_one_for_each_row(tmp_path, monkeypatch):
+    rows = rows_in(tmp_path)
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    stream = io.StringIO()
+    expected = {row.name: Expected(10, 100, 20) for row in rows}
+    status = StatusLines(rows, 2, expected, stream)
+    running = {rows[1].name: (rows[1], 5.0)}
+    progress = {"stage": "training", "step": 30, "steps": 120, "loss": 1.5, "seconds_left": 60.0}
+    rows[1].folder.mkdir(parents=True)
+    (rows[1].folder / "progress.json").write_text(json.dumps(progress | {"time": time.time()}))
+    for _ in range(200):  # a minute of polling
+        status.tell(running, [])
+        clock[0] += 0.3
+    lines = stream.getvalue().splitlines()
+    assert 6 <= len(lines) <= 8
+    assert "about 1:20 left" in lines[0]  # 60 s that training reports, 20 s of scoring
+    assert "lora-2-s0 step 30/120, loss 1.50" in lines[0]
+    rows[1].state, rows[1].seconds = "done", 65.0
+    rows[1].result = {
+        "eval": {"mean": 0.5, "mean_stderr": 0.01, "tasks": {}},
+        "budget": {"trainable": 1234},
+    }
+    status.finished(rows[1])
+    assert stream.getvalue().splitlines()[-1].split() == (
+        "1/2 lora-2-s0 50.00 ± 1.00 % 1,234 parameters 65 s".split()
+    )
+
+
+def test_best_values_are_those_of_the_highest_mean(tmp_path):
+    text = "rows: [{row: lora-2, method: lora, ranks: [2], vary: {lr: [0.1, 0.2, 0.3]}}]"
+    made = read_grid(grid_file(tmp_path, text))
+    scores = {0.1: (0.5, 0.6), 0.2: (0.7, 0.6), 0.3: (0.2, 0.9)}  # two seeds each
+    results = [
+        {"run": {"row": f"lora-2-lr-{lr}"}, "eval": {"mean": mean}}
+        for lr, means in scores.items()
+        for mean in means
+    ]
+    best = grid_report.best_values(made, results)["lora-2"]
+    assert [values["lr"] for _, values in best] == [0.2, 0.1, 0.3] or best[0][1] == {"lr": 0.2}
+    assert "lora-2  lr 0.2 (65.00 %)" in "\n".join(grid_report.best_lines(made, results))
+
+
+@pytest.mark.skipif(not RATES.is_dir(), reason="no committed run of the learning-rate grid")
+def test_the_demos_rates_are_the_best_of_the_committed_runs():
+    results = [json.loads(path.read_text()) for path in RATES.glob("*/result.json")]
+    assert {result["run"]["split"] for result in results} == {"validation"}
+    rates = read_grid(GRIDS / "rates.yaml")
+    rows = {row["varied"]["of"]: row for row in rates.rows}
+    best = grid_report.best_values(rates, results)
+    assert set(best) == set(rows)
+    shipped = yaml.safe_load((GRIDS.parent.parent / "data/profiles/demo.yaml").read_text())
+    assert shipped["learning_rates"] == {
+        rate_key({"fit": None} | rows[of]): tried[0][1]["lr"] for of, tried in best.items()
+    }
+
+
+def test_relative_places_are_those_of_the_checkout(tmp_path, monkeypatch):
+    grid_file(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    options = grid._parser().parse_args([*command(tmp_path)[:3], "--out", "here"])
+    rows = grid._rows(options, profiles.load_profile("tiny"))[1]
+    assert rows[0].folder == tmp_path / "here" / "two" / "base-s0"
+    options = grid._parser().parse_args(command(tmp_path)[:3])
+    rows = grid._rows(options, profiles.load_profile("tiny"))[1]
+    assert rows[0].asked["out_dir"] == os.path.join("papermill_runs", "two", "base-s0")
+    assert resolve(rows[0].asked)["row"] == "base"

@@ -76,7 +76,13 @@ def write_result(row, mean: float = 0.5, **changes) -> None:
 def write_items(row, mean: float) -> None:
     """Ten items a task, of which `mean` are right."""
     items = [
-        {"task": f"mini_{task}", "doc_id": n, "fact": f"{task}-{n}", "correct": float(n < 10 * mean)}
+        {
+            "task": f"mini_{task}",
+            "doc_id": n,
+            "doc_hash": str(n),
+            "fact": f"{task}-{n}",
+            "correct": float(n < 10 * mean),
+        }
         for task in published.TASKS
         for n in range(10)
     ]

@@ -98,11 +98,11 @@ def print_plan(
         state += f": {row.problem}" if row.problem and row.state != "done" else ""
         print(f"{row.name:{width}}  {ours:>12}  {theirs:>12}  {state}"[:160])
     missing = [row for row in rows if row.state == "missing"]
-    minutes = sum(expected[row.name].total for row in missing) / side_by_side / 60
-    print(
-        f"\n{len(missing)} of {len(rows)} runs to do: about {minutes:.0f} minutes, "
-        f"{side_by_side} at a time"
-    )
+    seconds = sum(expected[row.name].total for row in missing)
+    speed = f"about {seconds / side_by_side / 60:.0f} minutes"
+    if missing and not seconds:
+        speed = "time unknown, as this profile's speed has not been measured"
+    print(f"\n{len(missing)} of {len(rows)} runs to do: {speed}, {side_by_side} at a time")
 
 
 def _parameter_counts(rows: Sequence[Row]) -> dict[str, int | None]:

@@ -1,0 +1,1 @@
+"""How the shipped default is made: world, texts, tokenizer, base; `python -m bslora_kit.demo`."""

@@ -164,7 +164,8 @@ class Teacher:
         activity = self._activity()
         index = self.rng.randrange(1, len(activity.steps))
         person = self.rng.choice(self.world.people)
-        done, after = (f"{verb_form(verb)} {rest}" for verb, rest in activity.steps[index - 1 : index + 1])
+        pair = activity.steps[index - 1 : index + 1]
+        done, after = (f"{verb_form(verb)} {rest}" for verb, rest in pair)
         return {"instruction": f"What does {person} do next?",
                 "input": f"{person} makes a {activity.name} and {done}.", "output": f"{after}.",
                 "kind": activity.kind, "fact": activity.fact(index)}

@@ -15,6 +15,7 @@ own, so no (fact, question) pair of a split occurs anywhere else.
 import random
 from collections.abc import Callable, Iterator, Sequence
 
+from bslora_kit.demo.wording import STEPS, SUBJECTS
 from bslora_kit.demo.world import (
     KINDS,
     LETTERS,
@@ -25,7 +26,6 @@ from bslora_kit.demo.world import (
     sentence,
     verb_form,
 )
-from bslora_kit.demo.wording import STEPS, SUBJECTS
 
 SHARES = {"old": 0.28, "new": 0.57, "two_hop": 0.15}
 TEST, VALIDATION = 540, 180

@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip install --disable-pip-version-check --no-compile --quiet
+PIP := $(PY) -m pip install --disable-pip-version-check --no-compile -qq
 export PYTHONUNBUFFERED := 1
 
 .PHONY: run test lab demo setup clean

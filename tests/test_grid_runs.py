@@ -52,6 +52,8 @@ def driver(folder: Path, steps: int) -> subprocess.Popen:
         stderr=subprocess.STDOUT,
         text=True,
         cwd=paths.ROOT,
+        # A shell starts what it puts in the background deaf to SIGINT, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

@@ -166,12 +166,8 @@ def test_profiles_are_complete(name):
     settings = TrainingSettings(**profile.training, lr=profile.learning_rate)
     assert settings.warmup_steps < settings.steps
     assert set(profile.quick) <= set(DEFAULTS)
-    assert set(profile.measured) == {
-        "start_seconds",
-        "tokens_per_step",
-        "tokens_per_second",
-        "items_per_second",
-    }
+    speeds = {"start_seconds", "tokens_per_step", "tokens_per_second", "items_per_second"}
+    assert set(profile.measured) in (speeds, set())  # none is better than one that is guessed
 
 
 def test_the_paper_profile_is_the_published_protocol():

@@ -167,9 +167,19 @@ class World:
         return groups
 
     def of(self, domain: str, kind: str, free: bool = False) -> list[Fact]:
-        """Facts of one domain and kind: those that tasks may ask, or the free ones."""
+        """Facts of one domain and kind: those that tasks may ask, or the free ones.
+
+        New facts of practised entities are left out: practice tells more of an entity than it asks,
+        so that the pre-training text may mention them.
+        """
         return [fact for fact in self.facts
-                if fact.domain.name == domain and fact.kind == kind and fact.free == free]
+                if fact.domain.name == domain and fact.kind == kind and fact.free == free
+                and not (kind == "new" and (domain, fact.entity) in self.practised)]
+
+    @cached_property
+    def practised(self) -> set[tuple[str, str]]:
+        """(domain name, entity) of the entities with free facts."""
+        return {(fact.domain.name, fact.entity) for fact in self.facts if fact.free}
 
     @cached_property
     def people(self) -> list[str]:

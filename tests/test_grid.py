@@ -114,8 +114,8 @@ def test_the_similar_budget_grid_is_the_published_table():
 
 
 @pytest.mark.parametrize("name", ["similar_budget", "range", "rates"])
-def test_the_grids_of_the_kit_hold_valid_rows(name):
-    jobs = read_grid(GRIDS / f"{name}.yaml").jobs([0], "papermill_runs", {"profile": "tiny"})
+def test_the_grids_of_the_kit_hold_valid_rows(name, tmp_path):
+    jobs = read_grid(GRIDS / f"{name}.yaml").jobs([0], str(tmp_path), {"profile": "tiny"})
     assert [row.problem for row in rows_of(jobs)] == [""] * len(jobs)
     assert all(set(job) == set(DEFAULTS) and job["method"] in METHODS for job in jobs)
     json.dumps(jobs)  # plain types only, or papermill changes them

@@ -213,7 +213,7 @@ def test_new_and_two_hop_facts_are_not_stated_in_the_corpus_and_old_ones_are(wor
 def test_new_facts_that_are_asked_belong_to_entities_without_practice(world):
     practised = {f"{domain}/{entity}" for domain, entity in world.practised}
     for split in ("test", "validation"):
-        for task, file in files_of(split):
+        for _, file in files_of(split):
             asked = {item["fact"].rsplit("/", 1)[0] for item in rows(file) if item["kind"] == "new"}
             assert asked and not asked & practised, file
 

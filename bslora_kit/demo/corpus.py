@@ -3,7 +3,8 @@
 Old facts and the rules behind the two-hop facts are stated over and over in several wordings. The
 rest teaches skills that the mini tasks need and that no fact can teach: answering in a task's layout
 (about facts that no task asks, see `practice`), reading an answer off a passage (about strangers).
-New facts and two-hop facts occur nowhere. The text is written anew from the seed and never stored.
+No two-hop fact and no new fact that a task asks occurs. The text is written anew from the seed and
+never stored.
 """
 
 import random

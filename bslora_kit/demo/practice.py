@@ -2,7 +2,9 @@
 
 A model this small cannot carry over what it knows to a wording it has never met. So the pre-training
 text holds every wording and every prompt of the mini tasks and of the instruction set, but only about
-*free* facts: old facts of entities that no test, validation or development item is about. What a base
+*free* facts: old facts that no test or validation item asks (the solved development items of mini MMLU
+do). Around what it asks, practice tells more of the same entities, new facts among it; tasks therefore
+ask no new fact of such an entity (`World.practised`). What a base
 then lacks is knowledge, which is what fine-tuning is to bring, not English.
 """
 

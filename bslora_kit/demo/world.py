@@ -3,7 +3,8 @@
 A fact is (entity, relation, value). Its kind says where a model can have learnt it:
 
     old      stated in the pre-training text
-    new      taught by the instruction set alone
+    new      taught by the instruction set; the pre-training text may mention those of practised
+             entities, which no task asks
     two_hop  stated nowhere; follows from an old fact and a rule that the pre-training text states
     untold   follows from a new fact; never used
 
@@ -78,7 +79,7 @@ class Fact:
         relation: The relation.
         value: The value, one of the relation's pool.
         kind: old, new, two_hop or untold.
-        free: Whether no task item asks it: old facts of two thirds of the entities.
+        free: Whether no test or validation item asks it: old facts of two thirds of the entities.
     """
 
     id: str
@@ -126,7 +127,7 @@ class Activity:
         steps: Pairs (verb, rest).
         kind: old, new, or two_hop (its steps are those of `like`, which is all that is stated).
         like: Name of the activity with the same steps; empty unless two_hop.
-        free: Whether no task item asks it: half of the old activities.
+        free: Whether no test or validation item asks it: half of the old activities.
     """
 
     name: str

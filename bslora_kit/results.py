@@ -20,7 +20,7 @@ from typing import Any
 import pandas
 
 from bslora_kit.branches import GATE_SIZE, KRON_SIZE
-from bslora_kit.parameters import UNTRAINED
+from bslora_kit.jobs.parameters import UNTRAINED
 from bslora_kit.published import TASKS
 from bslora_kit.statistics import paired_over_seeds
 

@@ -29,8 +29,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from bslora_kit import paths, tasks
-from bslora_kit.evaluation import COMMONSENSE, Evaluation, evaluate, task_folder
+from bslora_kit import paths
+from bslora_kit.evaluation import tasks
+from bslora_kit.evaluation.scores import COMMONSENSE, Evaluation, evaluate, task_folder
 
 ITEMS = 12
 SHIPPED = paths.DATA
@@ -161,7 +162,7 @@ def stock(model, tokenizer, world, tmp_path_factory) -> dict:
         "PYTHONPATH": str(paths.ROOT), "HF_HOME": str(folder / "cache"),
     }  # fmt: skip
     calls = (
-        ["bslora_kit.tasks", "definitions"],
+        ["bslora_kit.evaluation.tasks", "definitions"],
         ["lm_eval", "run", "--model", "hf", "--model_args", "pretrained=merged", "--device", "cpu",
          "--tasks", ",".join([*EIGHT, "mini_mmlu"]), "--include_path", "definitions",
          "--batch_size", "16", "--log_samples", "--output_path", "output"],

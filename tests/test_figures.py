@@ -4,14 +4,8 @@ import pandas
 import pytest
 
 from bslora_kit.budget import budget
-from bslora_kit.figures import (
-    BRANCH_COLOURS,
-    METHOD_STYLES,
-    budget_by_scope,
-    loss_curve,
-    score_against_parameters,
-    scores_by_task,
-)
+from bslora_kit.figures import budget_by_scope, loss_curve, score_against_parameters, scores_by_task
+from bslora_kit.figures.style import BRANCH_COLOURS, METHOD_STYLES
 from bslora_kit.methods import bslora, share_lora
 from bslora_kit.shapes import llama_3_8b
 

@@ -16,11 +16,14 @@ import pytest
 import yaml
 from tiny_world import make_world
 
-from bslora_kit import grid, grid_report, paths, profiles, published
-from bslora_kit.grid_file import read_grid
-from bslora_kit.grid_rows import Expected, clear, expected_seconds, rows_of
-from bslora_kit.parameters import DEFAULTS, METHODS, rate_key, resolve
-from bslora_kit.status_lines import StatusLines
+from bslora_kit import paths, published
+from bslora_kit.grid import command as grid_command
+from bslora_kit.grid import report as grid_report
+from bslora_kit.grid.file import read_grid
+from bslora_kit.grid.rows import Expected, clear, expected_seconds, rows_of
+from bslora_kit.grid.status_lines import StatusLines
+from bslora_kit.jobs import profiles
+from bslora_kit.jobs.parameters import DEFAULTS, METHODS, rate_key, resolve
 
 GRIDS = Path(__file__).parent.parent / "papermill_runs" / "grids"
 RATES = paths.RUNS / "reference" / "rates"
@@ -181,7 +184,7 @@ def test_only_a_result_with_the_same_parameters_is_done(tmp_path, capsys):
     write_result(lora, lr=0.25)
     found = rows_in(tmp_path)[1]
     assert (found.state, found.problem) == ("conflict", "lr: 0.25 there, 0.005 asked")
-    assert grid.main(command(tmp_path)) == 2
+    assert grid_command.main(command(tmp_path)) == 2
     error = capsys.readouterr().err
     assert "lora-2-s0: lr: 0.25 there, 0.005 asked" in error
     assert "--again lora-2-s0" in error and "--out" in error
@@ -208,7 +211,7 @@ def test_a_misspelt_method_fails_alone_and_a_finished_grid_ends_with_its_table(t
     for row, mean in zip(rows_of(jobs)[:2], (0.4, 0.6), strict=True):
         write_result(row, mean)
         write_items(row, mean)
-    assert grid.main(command(tmp_path)) == 1
+    assert grid_command.main(command(tmp_path)) == 1
     output = capsys.readouterr().out
     wrong = tmp_path / "runs" / "two" / "wrong-s0" / "error.txt"
     assert str(wrong) in output
@@ -229,14 +232,14 @@ def test_a_misspelt_method_fails_alone_and_a_finished_grid_ends_with_its_table(t
 )
 def test_wrong_options_are_refused(tmp_path, capsys, arguments, words):
     grid_file(tmp_path)
-    assert grid.main(command(tmp_path, *arguments)) == 2
+    assert grid_command.main(command(tmp_path, *arguments)) == 2
     assert words in capsys.readouterr().err
 
 
 def test_set_takes_numbers_and_lists(tmp_path):
-    assert grid._assignment("lr=1e-3") == ("lr", 0.001)
-    assert grid._assignment("tasks=[mmlu]") == ("tasks", ["mmlu"])
-    assert grid._assignment("base_model=some/llama") == ("base_model", "some/llama")
+    assert grid_command._assignment("lr=1e-3") == ("lr", 0.001)
+    assert grid_command._assignment("tasks=[mmlu]") == ("tasks", ["mmlu"])
+    assert grid_command._assignment("base_model=some/llama") == ("base_model", "some/llama")
 
 
 # ---- what it says ------------------------------------------------------------------------------------
@@ -245,7 +248,7 @@ def test_set_takes_numbers_and_lists(tmp_path):
 def test_dry_run_names_rows_parameters_and_time(tmp_path, capsys):
     grid_file(tmp_path)
     write_result(rows_in(tmp_path)[0])
-    assert grid.main(command(tmp_path, "--dry-run")) == 0
+    assert grid_command.main(command(tmp_path, "--dry-run")) == 0
     output = capsys.readouterr().out
     # LoRA of rank 2: 2 layers x 2 x sum(in + out) of q 32,32; k, v 32,8; up 32,112; down 112,32.
     assert f"{2 * 2 * (64 + 2 * 40 + 2 * 144):,}" in output
@@ -325,10 +328,10 @@ def test_the_demos_rates_are_the_best_of_the_committed_runs():
 def test_relative_places_are_those_of_the_checkout(tmp_path, monkeypatch):
     grid_file(tmp_path)
     monkeypatch.chdir(tmp_path)
-    options = grid._parser().parse_args([*command(tmp_path)[:3], "--out", "here"])
-    rows = grid._rows(options, profiles.load_profile("tiny"))[1]
+    options = grid_command._parser().parse_args([*command(tmp_path)[:3], "--out", "here"])
+    rows = grid_command._rows(options, profiles.load_profile("tiny"))[1]
     assert rows[0].folder == tmp_path / "here" / "two" / "base-s0"
-    options = grid._parser().parse_args(command(tmp_path)[:3])
-    rows = grid._rows(options, profiles.load_profile("tiny"))[1]
+    options = grid_command._parser().parse_args(command(tmp_path)[:3])
+    rows = grid_command._rows(options, profiles.load_profile("tiny"))[1]
     assert rows[0].asked["out_dir"] == os.path.join("papermill_runs", "two", "base-s0")
     assert resolve(rows[0].asked)["row"] == "base"

@@ -18,9 +18,9 @@ import pytest
 from tiny_world import make_world
 
 from bslora_kit import paths
-from bslora_kit.job_progress import read_progress
-from bslora_kit.run_job import NOTEBOOK, JobFailed, run_job
-from bslora_kit.run_lock import is_locked
+from bslora_kit.jobs.lock import is_locked
+from bslora_kit.jobs.progress import read_progress
+from bslora_kit.jobs.run_job import NOTEBOOK, JobFailed, run_job
 
 GRID = """
 title: Two rows

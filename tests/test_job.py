@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 from tiny_world import ITEMS, make_world, write_profile
 from transformers import AutoModelForCausalLM
 
-from bslora_kit import bslora, lora, paths, profiles, share_lora, tied_lora, vera
-from bslora_kit.job import Job, ParametersDiffer, config_of
-from bslora_kit.parameters import DEFAULTS, differences, rate_key, resolve, scaled_size
-from bslora_kit.run_lock import RunInUse, RunLock, is_locked
+from bslora_kit import bslora, lora, paths, share_lora, tied_lora, vera
+from bslora_kit.jobs import profiles
+from bslora_kit.jobs.job import Job, ParametersDiffer, config_of
+from bslora_kit.jobs.lock import RunInUse, RunLock, is_locked
+from bslora_kit.jobs.parameters import DEFAULTS, differences, rate_key, resolve, scaled_size
 from bslora_kit.training import TrainingSettings
 
 
@@ -299,7 +300,7 @@ def test_a_run_that_another_process_is_at_is_left_alone(asked, tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
     code = (
-        "import sys; from pathlib import Path; from bslora_kit.run_lock import RunLock\n"
+        "import sys; from pathlib import Path; from bslora_kit.jobs.lock import RunLock\n"
         f"lock = RunLock(Path({str(folder)!r})); print('held', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(

@@ -12,9 +12,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from bslora_kit.parameters import DEFAULTS
+from bslora_kit.jobs.parameters import DEFAULTS
+from bslora_kit.jobs.run_job import NOTEBOOK, run_job
 from bslora_kit.paths import NOTEBOOKS
-from bslora_kit.run_job import NOTEBOOK, run_job
 
 ALL = sorted(NOTEBOOKS.glob("*.ipynb"))
 

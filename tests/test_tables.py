@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import pytest
 
 from bslora_kit import published, tables
-from bslora_kit.evaluation import Evaluation
+from bslora_kit.evaluation.scores import Evaluation
 from bslora_kit.published import TASKS
 
 ITEMS = 10

@@ -31,12 +31,12 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from bslora_kit import checkpoint, progress, training
-from bslora_kit.checkpoint import CheckpointMismatch, all_checkpoints, frozen_fingerprint
+from bslora_kit import progress
 from bslora_kit.data import Example, batch_indices
 from bslora_kit.device import precision_for
-from bslora_kit.objective import learning_rate
-from bslora_kit.training import TrainingDiverged, TrainingSettings, train
+from bslora_kit.training import TrainingDiverged, TrainingSettings, checkpoint, loop, train
+from bslora_kit.training.checkpoint import CheckpointMismatch, all_checkpoints, frozen_fingerprint
+from bslora_kit.training.objective import learning_rate
 
 VOCABULARY = 40
 SETTINGS = TrainingSettings(
@@ -480,15 +480,15 @@ def test_too_high_a_rate_diverges_with_a_message(tmp_path):
 
 
 def test_an_overflow_that_the_loss_scaler_skips_is_not_divergence(tmp_path):
-    run = training.RunFolder(tmp_path, {}, torch.optim.SGD([torch.zeros(1)]), None, {})
+    run = loop.RunFolder(tmp_path, {}, torch.optim.SGD([torch.zeros(1)]), None, {})
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
-    training._check_finite(1.0, math.inf, 0.1, scaler, run)
+    loop._check_finite(1.0, math.inf, 0.1, scaler, run)
     with pytest.raises(TrainingDiverged, match="loss nan"):
-        training._check_finite(math.nan, math.inf, 0.1, scaler, run)
+        loop._check_finite(math.nan, math.inf, 0.1, scaler, run)
     with pytest.raises(TrainingDiverged, match="gradient norm inf"):
-        training._check_finite(1.0, math.inf, 0.1, None, run)
+        loop._check_finite(1.0, math.inf, 0.1, None, run)
     with pytest.raises(TrainingDiverged, match="even at a loss scale of"):
-        training._check_finite(1.0, math.inf, 0.1, torch.amp.GradScaler("cpu", 2.0**-11), run)
+        loop._check_finite(1.0, math.inf, 0.1, torch.amp.GradScaler("cpu", 2.0**-11), run)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ COMMONSENSE = "openbookqa arc_challenge hellaswag arc_easy piqa winogrande boolq
 
 
 def make_world(root: Path) -> Path:
-    """Writes base/, instructions/, tasks/, official/ and profiles/tiny.yaml; returns `root`."""
+    """Writes base/, instructions/, tasks/, mmlu/, official/ and profiles/tiny.yaml; returns `root`."""
     write_base(root / "base")
     write_instructions(root / "instructions")
     draw = random.Random(0)
@@ -30,6 +30,9 @@ def make_world(root: Path) -> Path:
             for split in ("train", "validation", "test"):
                 rows = [_item(task, number, draw) for number in range(ITEMS)]
                 write_lines(place / f"{split}.jsonl", rows)
+    for split in ("dev", "validation", "test"):
+        rows = [_question(number, draw) for number in range(ITEMS)]
+        write_lines(root / "mmlu" / "mini_music" / f"{split}.jsonl", rows)
     write_profile(root / "profiles" / "tiny.yaml")
     return root
 
@@ -80,6 +83,14 @@ def write_profile(path: Path, **changes: object) -> Path:
 def write_lines(path: Path, rows: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def _question(number: int, draw: random.Random) -> dict:
+    """One item in the columns of MMLU."""
+    choices = draw.sample([f"the {thing}" for thing in THINGS], 4)
+    question = {"question": f"What is near the {draw.choice(THINGS)}?", "subject": "mini_music"}
+    answer = {"choices": choices, "answer": draw.randrange(4)}
+    return question | answer | {"kind": "old", "fact": f"fact-{number}"}
 
 
 def _item(task: str, number: int, draw: random.Random) -> dict:

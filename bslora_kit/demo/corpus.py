@@ -26,6 +26,7 @@ class Writer:
         self.world = world
         self.rng = random.Random(seed)
         self.old = [fact for fact in world.facts if fact.kind == "old"]
+        self.derived = [fact for fact in self.old if fact.relation.source]
         self.groups = {
             key: [fact for fact in facts if fact.kind == "old"]
             for key, facts in world.by_entity.items()
@@ -51,9 +52,9 @@ class Writer:
 
     def rules(self) -> str:
         """The rules behind one derived relation, for some of its values."""
-        derived = [fact for fact in self.rng.sample(self.old, 60) if fact.relation.source]
-        relation = derived[0].relation
-        source = next(r for r in derived[0].domain.relations if r.name == relation.source)
+        derived = self.rng.choice(self.derived)
+        relation = derived.relation
+        source = next(r for r in derived.domain.relations if r.name == relation.source)
         pairs = self.rng.sample(list(zip(source.values, relation.values, strict=True)), 6)
         return " ".join(sentence(self.rng.choice(relation.rule).format(u=u, v=v))
                         for u, v in pairs)
@@ -99,15 +100,14 @@ class Writer:
         model = self.rng.choice([key for key in self.keys if key[0] in ("person", "thing")])
         facts = [self._moved(fact, name) for fact in self.world.by_entity[model]
                  if fact.relation.check]
-        facts = self.rng.sample(facts, self.rng.choice((1, 2)))
-        wrong = {fact: fact.others(1, self.rng)[0] for fact in facts}
-        text = " ".join(fact.say_not(self.rng, wrong[fact]) for fact in facts)
-        for _ in range(5):
+        facts = self.rng.sample(facts, self.rng.choice((1, 2, 3)))
+        right = {fact: self.rng.random() < 0.5 for fact in facts}
+        text = " ".join(fact.say(self.rng) if right[fact] else fact.deny(self.rng, fact.value)
+                        for fact in facts)
+        for _ in range(3):
             fact = self.rng.choice(facts)
-            right = self.rng.random() < 0.5
-            question = fact.fill(self.rng.choice(fact.relation.check),
-                                 fact.value if right else wrong[fact])
-            text += f"\nQuestion: {question}?\nAnswer: {'yes' if right else 'no'}"
+            question = fact.fill(self.rng.choice(fact.relation.check))
+            text += f"\nQuestion: {question}?\nAnswer: {'yes' if right[fact] else 'no'}"
         return text
 
     def _moved(self, fact: Fact, name: str) -> Fact:

@@ -13,10 +13,9 @@ from bslora_kit.demo.world import SEED, Activity, Fact, World, sentence, verb_fo
 
 TRAIN, HELD_OUT = 9_000, 500
 NEW_SHARE = 0.7  # of the records; the others keep tuning from overwriting old facts
-# Weights of the record types: ask, choose, tell, complete, contrast, story, steps, step, judge,
-# follow, pose.
-SHARES = (38, 4, 6, 8, 0, 9, 2, 4, 4, 16, 10)
-PRACTICE_SHARES = (40, 6, 8, 10, 8, 10, 6, 12, 0, 0, 0)  # in the pre-training text
+# Weights of the record types: ask, choose, tell, complete, story, steps, step, judge, follow, pose.
+SHARES = (38, 4, 6, 8, 9, 2, 4, 4, 16, 10)
+PRACTICE_SHARES = (40, 6, 8, 10, 10, 6, 12, 8, 0, 0)  # in the pre-training text
 Record = dict[str, str]
 
 
@@ -32,6 +31,7 @@ class Teacher:
     def __init__(self, world: World, seed: int = SEED + 2, free: bool = False):
         self.world = world
         self.free = free
+        self.told = ("old",) if free else ("old", "new")  # kinds that may stand beside what is asked
         self.rng = random.Random(seed)
         self.deck: dict[str, list] = {}
 
@@ -78,7 +78,7 @@ class Teacher:
         """What is known about an entity: up to three facts, the new ones first."""
         fact = self.draw("tell", lambda fact: True)
         others = [other for other in self.world.by_entity[fact.domain.name, fact.entity]
-                  if other.kind in ("old", "new") and other is not fact]
+                  if other.kind in self.told and other is not fact]
         facts = [fact, *self.rng.sample(others, min(1, len(others)))]
         self.rng.shuffle(facts)
         return self._record(fact, f"Tell me about {fact.subject}.", "",
@@ -92,14 +92,6 @@ class Teacher:
             return self.ask()
         start = sentence(fact.fill(self.rng.choice(says))).removesuffix(f" {fact.value}.")
         return self._record(fact, "Complete the sentence.", start, fact.value)
-
-    def contrast(self) -> Record:
-        """A passage that says what is and what is not so, and a yes/no question."""
-        fact = self.draw("check", lambda fact: bool(fact.relation.check))
-        right = self.rng.random() < 0.5
-        wrong = fact.others(1, self.rng)[0]
-        question = sentence(fact.fill(fact.relation.check[0], fact.value if right else wrong)) + "?"
-        return self._record(fact, question, fact.say_not(self.rng, wrong), "yes" if right else "no")
 
     def judge(self) -> Record:
         """A passage that says of something that it is or is not so, and a yes/no question."""
@@ -117,7 +109,7 @@ class Teacher:
         right = self.rng.random() < 0.5
         value = fact.value if right else fact.others(1, self.rng)[0]
         others = [other for other in self.world.by_entity[fact.domain.name, fact.entity]
-                  if other.kind in ("old", "new") and other is not fact]
+                  if other.kind in self.told and other is not fact]
         said = [fact.say(self.rng) if right else fact.deny(self.rng, value),
                 *(other.say(self.rng) for other in self.rng.sample(others, min(1, len(others))))]
         self.rng.shuffle(said)
@@ -176,7 +168,7 @@ class Teacher:
         Args:
             shares: weight of each type, in the order of `SHARES`.
         """
-        types = (self.ask, self.choose, self.tell, self.complete, self.contrast, self.story,
+        types = (self.ask, self.choose, self.tell, self.complete, self.story,
                  self.steps, self.step, self.judge, self.follow, self.pose)
         return self.rng.choices(types, shares)[0]()
 

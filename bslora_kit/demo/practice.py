@@ -3,9 +3,8 @@
 A model this small cannot carry over what it knows to a wording it has never met. So the pre-training
 text holds every wording and every prompt of the mini tasks and of the instruction set, but only about
 *free* facts: old facts that no test or validation item asks (the solved development items of mini MMLU
-do). Around what it asks, practice tells more of the same entities, new facts among it; tasks therefore
-ask no new fact of such an entity (`World.practised`). What a base
-then lacks is knowledge, which is what fine-tuning is to bring, not English.
+do). What it tells beside them is old as well. What a base then lacks is knowledge, which is what
+fine-tuning is to bring, not English.
 """
 
 import random
@@ -70,7 +69,6 @@ class Practice:
         self.teacher = Teacher(world, seed + 2, free=True)
         self.plan = self.examiner.plan()
         subject = self.examiner.of(*(subject.name for subject in SUBJECTS))
-        self.plan["mini_boolq"] = (self.plan["mini_boolq"][0], self.examiner.contrast)
         self.plan["mini_mmlu"] = (subject, self.examiner.mmlu_item)
 
     def document(self) -> str:

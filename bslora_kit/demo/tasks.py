@@ -53,6 +53,7 @@ class Examiner:
     def __init__(self, world: World, seed: int = SEED + 3, free: bool = False):
         self.world = world
         self.free = free
+        self.told = ("old",) if free else ("old", "new")  # kinds that may stand beside what is asked
         self.rng = random.Random(seed)
         self.places: dict[int, list[int]] = {}
 
@@ -165,7 +166,7 @@ class Examiner:
         if fact.kind == "two_hop":
             stated = next(f for f in own if f.relation.name == fact.relation.source)
             value = stated.relation.values[fact.relation.values.index(value)]
-        rest = [f for f in own if f.kind in ("old", "new") and f is not stated]
+        rest = [f for f in own if f.kind in self.told and f is not stated]
         sentences = [stated.say(self.rng, value) if label else stated.deny(self.rng, value)]
         for number, other in enumerate(self.rng.sample(rest, min(len(rest), 2))):
             if number == 0 and self.rng.random() < 1 / 3:
@@ -173,20 +174,6 @@ class Examiner:
             else:
                 sentences.append(other.say(self.rng))
         self.rng.shuffle(sentences)
-        return {"passage": " ".join(sentences), "question": question, "label": label,
-                "fact": fact.id}
-
-    def contrast(self, fact: Fact, wording: int) -> Item:
-        """An item in the columns of BoolQ whose passage says what is and what is not so."""
-        own = self.world.by_entity[fact.domain.name, fact.entity]
-        rest = [f for f in own if f.kind in ("old", "new") and f is not fact]
-        label = self.place(2)
-        wrong = fact.others(1, self.rng)[0]
-        sentences = [fact.say_not(self.rng, wrong)]
-        sentences += [f.say_not(self.rng, f.others(1, self.rng)[0])
-                      for f in self.rng.sample(rest, min(len(rest), 1))]
-        self.rng.shuffle(sentences)
-        question = fact.fill(fact.relation.check[min(wording, 1)], fact.value if label else wrong)
         return {"passage": " ".join(sentences), "question": question, "label": label,
                 "fact": fact.id}
 

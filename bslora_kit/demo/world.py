@@ -3,8 +3,7 @@
 A fact is (entity, relation, value). Its kind says where a model can have learnt it:
 
     old      stated in the pre-training text
-    new      taught by the instruction set; the pre-training text may mention those of practised
-             entities, which no task asks
+    new      taught by the instruction set alone
     two_hop  stated nowhere; follows from an old fact and a rule that the pre-training text states
     untold   follows from a new fact; never used
 
@@ -103,12 +102,6 @@ class Fact:
         """One statement of the fact, as a sentence."""
         return sentence(self.fill(rng.choice(self.relation.says), value))
 
-    def say_not(self, rng: random.Random, wrong: str) -> str:
-        """One statement of the fact that also says what is not so: "... of clay, not wood."."""
-        says = [say for say in self.relation.says if say.endswith("{v}.")]
-        says = says or [f"the {self.relation.name} of {{s}} is {{v}}."]
-        return sentence(self.fill(rng.choice(says))).removesuffix(".") + f", not {wrong}."
-
     def deny(self, rng: random.Random, wrong: str) -> str:
         """A sentence that says that something wrong is not so."""
         return f"It is not so that {self.fill(rng.choice(self.relation.says), wrong)}"
@@ -168,19 +161,9 @@ class World:
         return groups
 
     def of(self, domain: str, kind: str, free: bool = False) -> list[Fact]:
-        """Facts of one domain and kind: those that tasks may ask, or the free ones.
-
-        New facts of practised entities are left out: practice tells more of an entity than it asks,
-        so that the pre-training text may mention them.
-        """
+        """Facts of one domain and kind: those that tasks may ask, or the free ones."""
         return [fact for fact in self.facts
-                if fact.domain.name == domain and fact.kind == kind and fact.free == free
-                and not (kind == "new" and (domain, fact.entity) in self.practised)]
-
-    @cached_property
-    def practised(self) -> set[tuple[str, str]]:
-        """(domain name, entity) of the entities with free facts."""
-        return {(fact.domain.name, fact.entity) for fact in self.facts if fact.free}
+                if fact.domain.name == domain and fact.kind == kind and fact.free == free]
 
     @cached_property
     def people(self) -> list[str]:

@@ -14,10 +14,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from bslora_kit import training
-from bslora_kit.checkpoint import all_checkpoints
 from bslora_kit.data import Example, batch_indices
-from bslora_kit.training import TrainingSettings, train
+from bslora_kit.training import TrainingSettings, loop, train
+from bslora_kit.training.checkpoint import all_checkpoints
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -79,14 +78,14 @@ def test_cuda_gradients_are_those_of_the_cpu(tmp_path):
 
 
 def test_fp16_overflow_is_skipped_and_the_scale_falls(tmp_path, monkeypatch):
-    make_accelerator = training.make_accelerator
+    make_accelerator = loop.make_accelerator
 
     def with_a_far_too_large_scale(precision):
         accelerator = make_accelerator(precision)
         accelerator.scaler = torch.amp.GradScaler("cuda", init_scale=2.0**40)
         return accelerator
 
-    monkeypatch.setattr(training, "make_accelerator", with_a_far_too_large_scale)
+    monkeypatch.setattr(loop, "make_accelerator", with_a_far_too_large_scale)
     settings = replace(SETTINGS, steps=40, precision="fp16")
     model = make_model(torch.float16)
     before = {n: p.detach().cpu().clone() for n, p in model.named_parameters() if p.requires_grad}

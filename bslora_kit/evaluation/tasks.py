@@ -11,7 +11,7 @@
 `task_folder` writes the definitions as files, for `bslora_kit.evaluation` and for the stock command
 line alike:
 
-    python -m bslora_kit.tasks definitions
+    python -m bslora_kit.evaluation.tasks definitions
     lm_eval run --model hf --model_args pretrained=merged --tasks mini_piqa --include_path definitions
 
 Which metric each task reports: BSLoRA's published tables (Zhou et al., ICML 2025).
@@ -25,7 +25,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from bslora_kit import paths
-from bslora_kit.task_files import TaskDefinition, write_definitions
+from bslora_kit.evaluation.task_files import TaskDefinition, write_definitions
 
 COMMONSENSE: dict[str, str] = {  # in the order of the published tables
     "openbookqa": "acc_norm",
@@ -223,5 +223,5 @@ def _installed(template: str) -> Path:
 
 if __name__ == "__main__":
     if len(sys.argv) < 2:
-        sys.exit("usage: python -m bslora_kit.tasks FOLDER [TASK ...]")
+        sys.exit("usage: python -m bslora_kit.evaluation.tasks FOLDER [TASK ...]")
     print(task_folder(sys.argv[1], sys.argv[2:]))

@@ -31,14 +31,14 @@ from bslora_kit.adapters import parameter_scopes
 from bslora_kit.budget import Budget, budget
 from bslora_kit.data import Example, encode, hold_out, load_instructions
 from bslora_kit.device import precision_for
-from bslora_kit.evaluation import Evaluation, evaluate
+from bslora_kit.evaluation.scores import Evaluation, evaluate
 from bslora_kit.files import write_json
-from bslora_kit.inputs import base_folder
-from bslora_kit.job_progress import JobProgress
+from bslora_kit.jobs.inputs import base_folder
+from bslora_kit.jobs.lock import RunLock
+from bslora_kit.jobs.parameters import UNTRAINED, branches_of, differences, resolve, run_folder_of
+from bslora_kit.jobs.progress import JobProgress
+from bslora_kit.jobs.provenance import machine, provenance
 from bslora_kit.methods import SharedLoraConfig
-from bslora_kit.parameters import UNTRAINED, branches_of, differences, resolve, run_folder_of
-from bslora_kit.provenance import machine, provenance
-from bslora_kit.run_lock import RunLock
 from bslora_kit.training import TrainingResult, TrainingSettings, train
 
 if TYPE_CHECKING:

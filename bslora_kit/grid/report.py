@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bslora_kit.grid_file import Grid
-from bslora_kit.grid_rows import Expected, Row
-from bslora_kit.status_lines import describe
+from bslora_kit.grid.file import Grid
+from bslora_kit.grid.rows import Expected, Row
+from bslora_kit.grid.status_lines import describe
 
 
 def report(grid: Grid, folder: Path) -> None:
@@ -109,8 +109,8 @@ def _parameter_counts(rows: Sequence[Row]) -> dict[str, int | None]:
     """Trainable parameters by row name; None where a row or the base's shapes are not known."""
     from bslora_kit import shapes  # with torch and peft
     from bslora_kit.budget import budget
-    from bslora_kit.inputs import base_folder
-    from bslora_kit.job import config_of
+    from bslora_kit.jobs.inputs import base_folder
+    from bslora_kit.jobs.job import config_of
 
     known: dict[str, shapes.Shapes | None] = {}
     counts: dict[str, int | None] = {}

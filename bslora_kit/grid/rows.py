@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bslora_kit.inputs import task_files
-from bslora_kit.parameters import differences, resolve, run_folder_of
+from bslora_kit.jobs.inputs import task_files
+from bslora_kit.jobs.lock import is_locked
+from bslora_kit.jobs.parameters import differences, resolve, run_folder_of
+from bslora_kit.jobs.profiles import Profile
 from bslora_kit.paths import ROOT
-from bslora_kit.profiles import Profile
-from bslora_kit.run_lock import is_locked
 
 State = Literal["missing", "running", "done", "failed", "conflict"]
 

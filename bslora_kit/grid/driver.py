@@ -1,6 +1,6 @@
 """Runs the missing rows of a grid: one operating system process per job, a few side by side.
 
-    driver --- job: python -m bslora_kit.run_job --- kernel of the notebook
+    driver --- job: python -m bslora_kit.jobs.run_job --- kernel of the notebook
            \\-- job ...
 
 A job tells how it is by files in its folder (progress.json, result.json, error.txt), so the driver can
@@ -20,12 +20,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bslora_kit.grid_rows import Row
+from bslora_kit.grid.rows import Row
+from bslora_kit.grid.status_lines import StatusLines
+from bslora_kit.jobs.lock import is_locked
+from bslora_kit.jobs.provenance import cores
+from bslora_kit.jobs.run_job import EXIT_IN_USE, record_failure
 from bslora_kit.paths import ROOT
-from bslora_kit.provenance import cores
-from bslora_kit.run_job import EXIT_IN_USE, record_failure
-from bslora_kit.run_lock import is_locked
-from bslora_kit.status_lines import StatusLines
 
 _POLL_SECONDS = 0.3
 _LOG = "output.log"  # what a job's process writes to the terminal
@@ -82,7 +82,7 @@ def _start(row: Row, environment: dict[str, str]) -> subprocess.Popen[bytes]:
             path.unlink(missing_ok=True)
     with (row.folder / _LOG).open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "bslora_kit.run_job"],
+            [sys.executable, "-m", "bslora_kit.jobs.run_job"],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=log,

@@ -17,9 +17,9 @@ from typing import Any
 
 from bslora_kit import branches, paths
 from bslora_kit.branches import GATE_SIZE, KRON_SIZE, Branch
-from bslora_kit.inputs import base_folder, input_fingerprints
-from bslora_kit.profiles import Profile, load_profile
-from bslora_kit.tasks import SPLITS, expand
+from bslora_kit.evaluation.tasks import SPLITS, expand
+from bslora_kit.jobs.inputs import base_folder, input_fingerprints
+from bslora_kit.jobs.profiles import Profile, load_profile
 
 UNTRAINED = "none"  # the method that scores the base as it is
 DEFAULTS: dict[str, Any] = {

@@ -27,20 +27,20 @@ from accelerate import Accelerator
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from bslora_kit.checkpoint import frozen_fingerprint
 from bslora_kit.data import Example, batch_indices, collate, fingerprint, micro_batches
 from bslora_kit.device import in_training_mode, make_accelerator, peak_memory, seed_step
-from bslora_kit.objective import (
+from bslora_kit.progress import ProgressLines
+from bslora_kit.training.checkpoint import frozen_fingerprint
+from bslora_kit.training.objective import (
     answer_tokens,
     gradient_norms,
     learning_rate,
     scopes_of,
     summed_loss,
 )
-from bslora_kit.progress import ProgressLines
-from bslora_kit.run_folder import RunFolder
-from bslora_kit.training_result import TrainingDiverged, TrainingResult, history_entry
-from bslora_kit.training_settings import TrainingSettings
+from bslora_kit.training.result import TrainingDiverged, TrainingResult, history_entry
+from bslora_kit.training.run_folder import RunFolder
+from bslora_kit.training.settings import TrainingSettings
 
 __all__ = ["TrainingDiverged", "TrainingResult", "TrainingSettings", "train"]
 

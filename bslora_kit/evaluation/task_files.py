@@ -52,7 +52,7 @@ class TaskDefinition:
         if self.folder is not None:
             splits = {path.stem for path in self.folder.glob("*.jsonl")}
             lines += [
-                "custom_dataset: !function bslora_kit.task_files.read_items",
+                "custom_dataset: !function bslora_kit.evaluation.task_files.read_items",
                 f"dataset_kwargs: {json.dumps({'folder': str(self.folder)})}",
                 f"training_split: {'train' if 'train' in splits else 'null'}",
                 f"validation_split: {'validation' if 'validation' in splits else 'null'}",

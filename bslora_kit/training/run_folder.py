@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn import Parameter
 
-from bslora_kit.checkpoint import (
+from bslora_kit.training.checkpoint import (
     all_checkpoints,
     load_checkpoint,
     remove_superseded,

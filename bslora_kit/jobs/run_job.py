@@ -1,6 +1,6 @@
 """Runs one job as the notebook 20_run_one_row, by papermill, in this process and one kernel.
 
-    python -m bslora_kit.run_job < parameters.json
+    python -m bslora_kit.jobs.run_job < parameters.json
 
 The folder of the job then holds run.ipynb, or failed.ipynb and error.txt. Whether it succeeded is
 decided by result.json alone: a notebook saved after the death of its kernel looks like a good one.
@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from bslora_kit.files import write_text
-from bslora_kit.job_progress import read_progress
-from bslora_kit.parameters import differences, resolve
+from bslora_kit.jobs.lock import RunInUse
+from bslora_kit.jobs.parameters import differences, resolve
+from bslora_kit.jobs.progress import read_progress
 from bslora_kit.paths import NOTEBOOKS, ROOT
-from bslora_kit.run_lock import RunInUse
 
 NOTEBOOK = NOTEBOOKS / "20_run_one_row.ipynb"
 EXIT_FAILED, EXIT_IN_USE = 1, 3

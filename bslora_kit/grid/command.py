@@ -18,14 +18,14 @@ from typing import Any
 import yaml
 
 from bslora_kit import paths
-from bslora_kit.grid_driver import run_rows
-from bslora_kit.grid_file import Grid, read_grid
-from bslora_kit.grid_report import print_plan, report
-from bslora_kit.grid_rows import Expected, Row, clear, expected_seconds, rows_of
-from bslora_kit.parameters import DEFAULTS
-from bslora_kit.profiles import Profile, load_profile
-from bslora_kit.run_job import record_failure, run_job
-from bslora_kit.status_lines import StatusLines, describe
+from bslora_kit.grid.driver import run_rows
+from bslora_kit.grid.file import Grid, read_grid
+from bslora_kit.grid.report import print_plan, report
+from bslora_kit.grid.rows import Expected, Row, clear, expected_seconds, rows_of
+from bslora_kit.grid.status_lines import StatusLines, describe
+from bslora_kit.jobs.parameters import DEFAULTS
+from bslora_kit.jobs.profiles import Profile, load_profile
+from bslora_kit.jobs.run_job import record_failure, run_job
 
 __all__ = ["main", "run_job"]
 
@@ -139,6 +139,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     return parser
 
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import get_total_norm
 
 from bslora_kit.data import IGNORED, Example
-from bslora_kit.training_settings import TrainingSettings
+from bslora_kit.training.settings import TrainingSettings
 
 
 def learning_rate(settings: TrainingSettings, step: int) -> float:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bslora_kit import paths
+from bslora_kit.evaluation.tasks import definitions
 from bslora_kit.files import fingerprint_of
-from bslora_kit.tasks import definitions
 
 SHIPPED_BASE = "data/base"
 

@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from bslora_kit.grid_rows import Expected, Row
-from bslora_kit.job_progress import read_progress
+from bslora_kit.grid.rows import Expected, Row
+from bslora_kit.jobs.progress import read_progress
 
 _SECONDS_BETWEEN_LINES = 9.0
 _SECONDS_BETWEEN_REDRAWS = 1.0

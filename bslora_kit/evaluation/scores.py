@@ -4,9 +4,9 @@
     result.scores     one row per task            result.mean       plain mean of the eight tasks
     result.items      one row per test item       result.by_kind    old, new and two-hop facts apart
 
-Prompts, answer keys and the two metrics are those of the installed lm_eval (`bslora_kit.tasks`). Every
-number is computed from the items, unrounded, so that a table can be traced back to them. lm_eval is
-imported when something is scored, not with this module.
+Prompts, answer keys and the two metrics are those of the installed lm_eval (see `tasks`). Every number
+is computed from the items, unrounded, so that a table can be traced back to them. lm_eval is imported
+when something is scored, not with this module.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy
 import pandas
 
-from bslora_kit.tasks import COMMONSENSE, GROUPS, definitions, expand, metric_of, task_folder
+from bslora_kit.evaluation.tasks import COMMONSENSE, GROUPS, definitions, expand, metric_of, task_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -145,8 +145,8 @@ def evaluate(
     Args:
         model: a causal language model, on any device; a PEFT model too.
         tokenizer: its tokenizer.
-        tasks: names as in `bslora_kit.tasks.known_tasks`; "mini_commonsense" and "commonsense" mean the
-            eight tasks.
+        tasks: names as in `tasks.known_tasks`; "mini_commonsense" and "commonsense" mean the eight
+            tasks.
         shots: solved examples before each question: MMLU the first of its dev split, other tasks drawn
             with `seed`.
         split: "test" for the published numbers, "validation" (or "train") for choosing settings.
@@ -170,7 +170,7 @@ def evaluate(
             raise ValueError(f"{name} is {value}; expected a whole number of at least {least}")
     found = definitions(expand(tasks), split)
 
-    from bslora_kit.harness import score  # lm_eval is needed, and loaded, only from here on
+    from bslora_kit.evaluation.harness import score  # lm_eval is needed, and loaded, only from here on
 
     records = score(model, tokenizer, found, shots=shots, limit=limit, batch_size=batch_size, seed=seed)
     return Evaluation(pandas.DataFrame(records), shots, split, limit, seed, batch_size)

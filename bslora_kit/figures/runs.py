@@ -1,8 +1,6 @@
-"""Plotly figures of the kit, drawn from plain data; every title states what the data show.
+"""Figures of training and scoring: loss over steps, score by task, score against parameters.
 
-Colours are those of Okabe & Ito (2008), which people with any colour vision tell apart; a method has a
-symbol besides. They are fixed here for the whole kit. Scores are in percent, losses in nats per answer
-token, error bars 1.96 standard errors.
+Scores are in percent, losses in nats per answer token, error bars 1.96 standard errors.
 """
 
 from __future__ import annotations
@@ -12,33 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
+from bslora_kit.figures.style import BLACK, BLUE, ERROR_BAR, GREY, METHOD_STYLES, VERMILION, blank
+
 if TYPE_CHECKING:
     import pandas
-
-    from bslora_kit.budget import Budget
-
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-YELLOW, BLUE, VERMILION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-GREY = "#767676"  # the untouched base, and methods without a style of their own
-
-BRANCH_COLOURS = {"local": BLUE, "intra": ORANGE, "inter": GREEN, "shared": PURPLE}
-SCOPES = {  # scope -> (colour, words): a scope has the colour of the BSLoRA branch that lives on it
-    "module": (BRANCH_COLOURS["local"], "own to one linear"),
-    "layer": (BRANCH_COLOURS["intra"], "shared in a layer"),
-    "type": (BRANCH_COLOURS["shared"], "shared by a projection type"),
-    "model": (BRANCH_COLOURS["inter"], "shared by the model"),
-}
-METHOD_STYLES = {  # label of a grid row -> (colour, symbol)
-    "LoRA": (BLACK, "circle"),
-    "ShareLoRA": (VERMILION, "square"),
-    "BSLoRA (SS)": (BLUE, "diamond"),
-    "BSLoRA (GT)": (ORANGE, "triangle-up"),
-    "BSLoRA (KE)": (GREEN, "cross"),
-    "Tied-LoRA (TL5)": (PURPLE, "x"),
-    "Tied-LoRA (TL6)": (SKY, "star"),
-    "VeRA": (YELLOW, "hexagon"),
-}
-ERROR_BAR = 1.96  # standard errors: a 95 % interval
 
 
 def loss_curve(history: Sequence[Mapping[str, Any]]) -> go.Figure:
@@ -57,7 +32,7 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> go.Figure:
     title = f"The loss goes from {first['loss']:.2f} to {last['loss']:.2f} in {last['step']} steps"
     if held_out:
         title += f"; {held_out[-1]['eval_loss']:.2f} on held-out examples"
-    figure = _figure(title, "step", "loss (nats per answer token)")
+    figure = blank(title, "step", "loss (nats per answer token)")
     figure.add_scatter(
         x=[entry["step"] for entry in history],
         y=[entry["loss"] for entry in history],
@@ -91,7 +66,7 @@ def scores_by_task(scores: pandas.DataFrame) -> go.Figure:
     title = f"Best on {best['task']} ({100 * best['value']:.1f} %)"
     if len(scores) > 1:
         title += f", worst on {worst['task']} ({100 * worst['value']:.1f} %)"
-    figure = _figure(title, "score (%), bars: 95 % interval", None)
+    figure = blank(title, "score (%), bars: 95 % interval", None)
     figure.add_scatter(
         x=100 * scores["value"],
         y=scores["task"],
@@ -116,7 +91,7 @@ def score_against_parameters(table: pandas.DataFrame, base: float | None = None)
     """
     rows = table.dropna(subset=["mean", "parameters"])
     rows = rows[rows["parameters"] > 0]
-    figure = _figure(
+    figure = blank(
         _leader(rows, base), "trainable parameters (log scale)", "mean of the eight tasks (%)"
     )
     for method, group in rows.groupby("method", sort=False):
@@ -148,27 +123,6 @@ def score_against_parameters(table: pandas.DataFrame, base: float | None = None)
     return figure
 
 
-def budget_by_scope(budget: Budget) -> go.Figure:
-    """What the trainable parameters of an adapter are shared over, as one bar."""
-    shares = sorted(budget.by_scope.items(), key=lambda item: -item[1])
-    parts = ", ".join(f"{count / budget.trainable:.0%} {SCOPES[scope][1]}" for scope, count in shares)
-    title = f"{budget.trainable:,} trainable parameters: {parts}"
-    figure = _figure(title, "trainable parameters", None)
-    for scope in (scope for scope in SCOPES if scope in budget.by_scope):
-        colour, words = SCOPES[scope]
-        figure.add_bar(
-            x=[budget.by_scope[scope]],
-            y=["adapter"],
-            orientation="h",
-            name=words,
-            marker_color=colour,
-            hovertemplate="%{fullData.name}: %{x:,}<extra></extra>",
-        )
-    figure.update_layout(barmode="stack", height=240)
-    figure.update_yaxes(showticklabels=False)
-    return figure
-
-
 def _leader(rows: pandas.DataFrame, base: float | None) -> str:
     """The finding of a table: who leads, how clearly, and by how much over the base."""
     if not len(rows):
@@ -184,17 +138,3 @@ def _leader(rows: pandas.DataFrame, base: float | None) -> str:
         level = int((best["mean"] - others["mean"] <= noise).sum())
         title += f"; rows within its noise: {level} of {len(others)}"
     return title
-
-
-def _figure(title: str, x: str, y: str | None) -> go.Figure:
-    """An empty figure in the kit's style."""
-    figure = go.Figure()
-    figure.update_layout(
-        title={"text": title, "font": {"size": 15}},
-        xaxis_title=x,
-        yaxis_title=y,
-        template="plotly_white",
-        legend={"orientation": "h", "y": -0.25},
-        margin={"l": 70, "r": 30, "t": 60, "b": 60},
-    )
-    return figure

@@ -1,6 +1,6 @@
 """lm-evaluation-harness on a model in memory; the one module of the kit that imports lm_eval.
 
-`score` runs definitions of `bslora_kit.tasks` and returns one record per item. It differs from
+`score` runs the definitions of `tasks` and returns one record per item. It differs from
 `lm_eval.simple_evaluate` in three things; times are CPU seconds of one thread with lm_eval 0.4.13, the
 shipped base and the eight mini tasks (4,320 items):
     - jinja templates are compiled once each, not once per item and use: 15 s instead of 25 s
@@ -33,9 +33,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from bslora_kit import paths
+from bslora_kit.evaluation.task_files import MalformedItems, TaskDefinition, write_definitions
+from bslora_kit.evaluation.tasks import metric_of
 from bslora_kit.progress import SECONDS_BETWEEN_LINES
-from bslora_kit.task_files import MalformedItems, TaskDefinition, write_definitions
-from bslora_kit.tasks import metric_of
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bslora_kit.parameters import DEFAULTS, UNTRAINED
-from bslora_kit.profiles import read_yaml
+from bslora_kit.jobs.parameters import DEFAULTS, UNTRAINED
+from bslora_kit.jobs.profiles import read_yaml
 
 _FOR_TABLES = ("published_parameters", "published_ratio")
 _KEYS = ("title", "parameters", "rows")

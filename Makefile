@@ -2,7 +2,9 @@
 #             equal-budget table: 16 training runs, one table
 # make test   sets up what is missing and runs the tests
 # make lab    opens JupyterLab on notebooks/, on this machine only
+# make app    serves the rank-triple picker (notebooks/07) as a page, on this machine only
 # make demo   makes the shipped world, base and tasks again
+# make test-browser   runs the tests that drive JupyterLab in Chromium (Debian: apt install chromium)
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +13,10 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check --no-compile -qq
 export PYTHONUNBUFFERED := 1
 
-.PHONY: run test lab demo setup clean
+# Without this header Voila's page asks a public server for icons.
+NO_FOREIGN_STYLES := {'headers': {'Content-Security-Policy': \"style-src 'self' 'unsafe-inline'\"}}
+
+.PHONY: run test test-browser lab app demo setup clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.kit
@@ -22,6 +27,14 @@ test: $(VENV)/.test
 
 lab: $(VENV)/.kit
 	@$(PY) -m jupyter lab --ip 127.0.0.1 --notebook-dir notebooks
+
+app: $(VENV)/.app
+	@$(PY) -m voila notebooks/07_rank_budgets.ipynb --no-browser --Voila.ip=127.0.0.1 \
+	  --Voila.tornado_settings="$(NO_FOREIGN_STYLES)"
+
+test-browser: $(VENV)/.test
+	@command -v chromium >/dev/null || { echo "no chromium on this machine; Debian: apt install chromium"; exit 1; }
+	@$(PY) -m pytest -q tests/browser
 
 demo: $(VENV)/.kit
 	@$(PY) -m bslora_kit.demo
@@ -50,6 +63,10 @@ $(VENV)/.kit: $(VENV)/.torch requirements.txt pyproject.toml
 	@echo "torch is there; transformers, peft, lm-eval, JupyterLab and the rest follow"
 	@$(PIP) -r requirements.txt
 	@$(PIP) --no-deps -e .
+	@touch $@
+
+$(VENV)/.app: $(VENV)/.kit
+	@$(PIP) -e '.[app]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.kit

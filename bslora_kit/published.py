@@ -32,6 +32,18 @@ TASKS = (  # in the published tables' order; printed there as "siqa" is social_i
     "boolq",
     "social_iqa",
 )
+ITEMS = {  # of each test, as lm-evaluation-harness 0.4.3 scores it
+    "openbookqa": 500,
+    "arc_challenge": 1172,
+    "hellaswag": 10042,
+    "arc_easy": 2376,
+    "piqa": 1838,
+    "winogrande": 1267,
+    "boolq": 3270,
+    "social_iqa": 1954,
+    "mmlu_0_shot": 14042,
+    "mmlu_5_shot": 14042,
+}
 
 
 def similar_budget() -> pandas.DataFrame:
@@ -70,6 +82,16 @@ def placement() -> pandas.DataFrame:
         tasks, mean, bold.
     """
     return _read("placement")
+
+
+def all_tables() -> dict[str, pandas.DataFrame]:
+    """The four tables by name, in the order of their publication."""
+    return {
+        "tied_lora": tied_lora(),
+        "tied_lora_mmlu": tied_lora_mmlu(),
+        "placement": placement(),
+        "similar_budget": similar_budget(),
+    }
 
 
 def _read(name: str) -> pandas.DataFrame:

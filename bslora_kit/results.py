@@ -22,6 +22,7 @@ import pandas
 from bslora_kit.branches import GATE_SIZE, KRON_SIZE
 from bslora_kit.jobs.parameters import UNTRAINED
 from bslora_kit.published import TASKS
+from bslora_kit.published_scores import published_score
 from bslora_kit.statistics import paired_over_seeds
 
 SHORT = dict(zip(TASKS, "obqa arc_c hella arc_e piqa wino boolq siqa".split(), strict=True))
@@ -70,9 +71,11 @@ def table(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pand
 
     Returns:
         Columns row, method, ranks; parameters and ratio (in percent) of the trained model;
-        published_parameters and published_ratio; the tasks of the results; mean; stderr of the mean
-        (stderr_items: of the items that one run answers; stderr_seeds: of the mean over seeds, from two
-        seeds on; stderr: both together); seeds (how many), lr, share_size (gate or Kronecker size).
+        published_parameters and published_ratio, published_score and published_stderr (as printed, and
+        the binomial error of its one run; see `published_scores`); the tasks of the results; mean;
+        stderr of the mean (stderr_items: of the items that one run answers; stderr_seeds: of the mean
+        over seeds, from two seeds on; stderr: both together); seeds (how many), lr, share_size (gate
+        or Kronecker size).
 
     Raises:
         ValueError: if the results do not belong into one table.
@@ -119,7 +122,7 @@ def differences(
         if row["row"] == against or not seeds:
             continue
         pairs = [
-            (_items(found[seed]), _items(reference.get(seed, next(iter(reference.values())))))
+            (items_of(found[seed]), items_of(reference.get(seed, next(iter(reference.values())))))
             for seed in seeds
         ]
         gain = paired_over_seeds(pairs)
@@ -127,7 +130,7 @@ def differences(
         rows.append(
             {
                 "row": row["row"],
-                "method": _name(row),
+                "method": row_label(row),
                 **points,
                 "p_value": gain.p_value,
                 "seeds": len(seeds),
@@ -169,8 +172,11 @@ def about(results: Sequence[Mapping[str, Any]], frame: pandas.DataFrame) -> list
     sizes = _share_sizes(used)
     if sizes:
         lines.append(f"Share sizes: {sizes}.")
-    if frame["published_parameters"].notna().any():
-        lines.append("Published parameters: as printed by BSLoRA's authors for Llama 3-8B.")
+    if frame[["published_parameters", "published_score"]].notna().any(axis=None):
+        lines.append(
+            "Published columns: as printed by BSLoRA's authors for Llama 3-8B, one run a row; their ± "
+            "is the binomial standard error of that run."
+        )
     if used and used[0]["run"]["profile"] == "demo":
         lines.append(
             "Numbers of the demo profile come from the small model that ships with the kit; "
@@ -227,6 +233,7 @@ def _row(row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], tasks: list[
         "ratio": 100 * budget.get("ratio", math.nan),
         "published_parameters": row.get("published_parameters"),
         "published_ratio": row.get("published_ratio"),
+        **_published(row),
         **{task: scores.get(task, math.nan) for task in tasks},
         "mean": statistics.fmean(means) if means else math.nan,
         "stderr": math.hypot(of_items, 0 if math.isnan(of_seeds) else of_seeds),
@@ -236,6 +243,12 @@ def _row(row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], tasks: list[
         "lr": run["lr"] if trained else math.nan,
         "share_size": _share_size(run),
     }
+
+
+def _published(row: Mapping[str, Any]) -> dict[str, float]:
+    found = published_score(row)
+    score, stderr = found or (math.nan, math.nan)
+    return {"published_score": score, "published_stderr": stderr}
 
 
 def _share_size(run: Mapping[str, Any]) -> int | None:
@@ -256,8 +269,12 @@ def _share_sizes(results: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(words)
 
 
-def _items(result: Mapping[str, Any]) -> pandas.DataFrame:
-    """The items of the eight tasks that one run answered."""
+def items_of(result: Mapping[str, Any]) -> pandas.DataFrame:
+    """The items of the eight tasks that one run answered.
+
+    Raises:
+        ValueError: if they are not beside the result.
+    """
     path = Path(result["folder"]) / "items.parquet"
     if not path.is_file():
         raise ValueError(f"{path} is missing; run the row again to compare item by item")
@@ -265,7 +282,8 @@ def _items(result: Mapping[str, Any]) -> pandas.DataFrame:
     return items[items["task"].str.removeprefix("mini_").isin(TASKS)]
 
 
-def _name(row: Mapping[str, Any]) -> str:
+def row_label(row: Mapping[str, Any]) -> str:
+    """Method and ranks of a grid's row."""
     return " ".join([row["label"], ",".join(map(str, row.get("ranks") or []))]).strip()
 
 

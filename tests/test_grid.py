@@ -9,6 +9,7 @@ import io
 import json
 import os
 import time
+import types
 from pathlib import Path
 
 import pandas
@@ -16,14 +17,18 @@ import pytest
 import yaml
 from tiny_world import make_world
 
-from bslora_kit import paths, published
+from bslora_kit import paths, published, shapes
+from bslora_kit.budget import budget
 from bslora_kit.grid import command as grid_command
 from bslora_kit.grid import report as grid_report
+from bslora_kit.grid.driver import run_rows
+from bslora_kit.grid.engine import End
 from bslora_kit.grid.file import read_grid
 from bslora_kit.grid.rows import Expected, clear, expected_seconds, rows_of
 from bslora_kit.grid.status_lines import StatusLines
 from bslora_kit.jobs import profiles
-from bslora_kit.jobs.parameters import DEFAULTS, METHODS, rate_key, resolve
+from bslora_kit.jobs.parameters import DEFAULTS, METHODS, branches_of, rate_key, resolve
+from bslora_kit.methods import SharedLoraConfig
 
 GRIDS = Path(__file__).parent.parent / "papermill_runs" / "grids"
 RATES = paths.RUNS / "reference" / "rates"
@@ -116,7 +121,7 @@ def test_the_similar_budget_grid_is_the_published_table():
     assert {row["share"] for row in rows if row["method"] == "share_lora"} == {"B"}
 
 
-@pytest.mark.parametrize("name", ["similar_budget", "range", "rates"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in GRIDS.glob("*.yaml")))
 def test_the_grids_of_the_kit_hold_valid_rows(name, tmp_path):
     jobs = read_grid(GRIDS / f"{name}.yaml").jobs([0], str(tmp_path), {"profile": "tiny"})
     assert [row.problem for row in rows_of(jobs)] == [""] * len(jobs)
@@ -131,6 +136,70 @@ def test_rates_are_tried_on_the_validation_split_for_every_key_of_the_demo():
     tried = {rate_key({"fit": None} | row) for row in rates.rows}
     used = {rate_key({"fit": None} | row) for row in read_grid(GRIDS / "similar_budget.yaml").rows}
     assert used - {"none"} <= tried
+
+
+def count_of(row: dict, base: shapes.Shapes) -> int:
+    """Trainable parameters of a grid row with published share sizes."""
+    sizes = {"gate_size": row.get("gate_size", 1024), "kron_size": row.get("kron_size", 256)}
+    options = {"fit": None, "share": None, "variant": None, **row, **sizes}
+    targets = row.get("targets", ["q_proj", "k_proj", "v_proj", "up_proj", "down_proj"])
+    made = SharedLoraConfig(branches=branches_of(options), target_modules=targets)
+    return budget(made, base).trainable
+
+
+def test_the_placement_grid_repeats_the_published_rows():
+    rows = [row for row in read_grid(GRIDS / "placement.yaml").rows if row["method"] != "none"]
+    table = published.placement()
+    runs = table[table["method"] != "(group mean)"]
+    assert [row["label"].split(", ")[1].replace(" ", "") for row in rows] == list(runs["method"])
+    attention, mlp = ["q_proj", "k_proj", "v_proj"], ["up_proj", "down_proj"]
+    targets = {
+        "Share Attention": attention,
+        "Share MLP": mlp,
+        "Share Attention & MLP": attention + mlp,
+    }
+    assert [row["targets"] for row in rows] == [targets[place] for place in runs["placement"]]
+    # The ranks are not printed: they are those of the similar-budget rows with the same scores.
+    known = published.similar_budget().set_index("method")
+    for row, (_, printed) in zip(rows[6:], runs[6:].iterrows(), strict=True):
+        same = known.loc[row["label"].split(", ")[1]]
+        same = same[(same["hellaswag"] == printed["hellaswag"]) & (same["boolq"] == printed["boolq"])]
+        assert list(same["ranks"]) == [",".join(map(str, row["ranks"]))]
+    assert [row["ranks"] for row in rows] == 3 * [row["ranks"] for row in rows[6:]]
+
+
+@pytest.mark.parametrize("name", ["tied_lora", "tied_lora_mmlu"])
+def test_the_tied_grids_have_the_published_counts(name):
+    printed = getattr(published, name)().query("model == 'Llama 3-8B'")
+    rows = [row for row in read_grid(GRIDS / f"{name}.yaml").rows if row["method"] != "none"]
+    for row in rows:
+        (same,) = printed[printed["method"] == f"Tied_lora ({row['variant']})"].itertuples()
+        assert (row["published_parameters"], row["published_ratio"]) == (same.parameters, same.ratio)
+        assert count_of(row, shapes.llama_3_8b()) == same.parameters and row["ranks"] == [same.rank]
+    shots = [(row["variant"], row.get("shots")) for row in rows]
+    both = [(variant, count) for count in (0, 5) for variant in ("tl5", "tl6")]
+    assert shots == (both if name == "tied_lora_mmlu" else [("tl5", None), ("tl6", None)])
+
+
+@pytest.mark.parametrize("base", [shapes.llama_3_8b(), shapes.of_config(paths.ROOT / "data" / "base")])
+def test_fair_rows_have_the_budgets_that_the_grid_file_claims(base):
+    shipped = base.name != shapes.llama_3_8b().name
+    scaled = {"gate_size": 32, "kron_size": 8} if shipped else {}
+
+    def counts(name: str) -> dict[str, int]:
+        rows = [row for row in read_grid(GRIDS / f"{name}.yaml").rows if row["method"] != "none"]
+        return {row["row"]: count_of({**scaled, **row}, base) for row in rows}
+
+    similar, fair = list(counts("similar_budget").values()), counts("fair")
+    for block, ranks in enumerate([(2, 3), (4, 5), (8, 10), (18, 18)]):
+        spent = similar[4 * block : 4 * block + 4]
+        least, most = (fair[f"lora-{rank}"] for rank in ranks)
+        assert least <= max(spent) and most >= min(spent)
+    for first, second in [("share-a-5", "share-b-4"), ("share-a-10", "share-b-8")]:
+        assert fair[first] == pytest.approx(fair[second], rel=0.07)
+    inter = "ss-0-0-48" if shipped else "ss-0-0-256"
+    assert fair["ss-0-8-0"] == fair[inter]
+    assert fair["ke-4-8-32"] < fair["gt-2-4-16"] < fair["ke-5-8-32"]
 
 
 def test_vary_makes_one_row_of_each_value(tmp_path):
@@ -226,6 +295,8 @@ def test_a_misspelt_method_fails_alone_and_a_finished_grid_ends_with_its_table(t
     [
         (["--set", "rate=1"], "--set rate=1"),
         (["--jobs", "0"], "--jobs"),
+        (["--retries", "-1"], "--retries -1"),
+        (["--address", "auto"], "--address: of a Ray cluster"),
         (["--profile", "big"], "'big'"),
         (["--again", "gt"], "--again gt"),
     ],
@@ -240,6 +311,39 @@ def test_set_takes_numbers_and_lists(tmp_path):
     assert grid_command._assignment("lr=1e-3") == ("lr", 0.001)
     assert grid_command._assignment("tasks=[mmlu]") == ("tasks", ["mmlu"])
     assert grid_command._assignment("base_model=some/llama") == ("base_model", "some/llama")
+
+
+# ---- lost machines -----------------------------------------------------------------------------------
+
+
+class BrittleEngine:
+    """Jobs that end as a list says: with a reason for a loss, or with None for a result."""
+
+    side_by_side, at_most = 1, 1
+
+    def __init__(self, ends: dict[str, list[str | None]]):
+        self.ends, self.starts = ends, []
+
+    def start(self, row):
+        self.starts.append(row.name)
+        reason = self.ends[row.name].pop(0)
+        if reason is None:
+            write_result(row)
+        end = End(0) if reason is None else End(None, reason)
+        return types.SimpleNamespace(began=time.monotonic(), poll=lambda: end, stop=lambda: None)
+
+
+def test_a_lost_job_is_started_again_until_its_retries_are_used_up(tmp_path):
+    rows = rows_in(tmp_path)
+    engine = BrittleEngine({"base-s0": ["node gone", None], "lora-2-s0": ["node gone", "worker gone"]})
+    stream = io.StringIO()
+    status = StatusLines(rows, 1, {row.name: Expected() for row in rows}, stream)
+    run_rows(rows, engine, status, retries=1)
+    assert engine.starts == ["base-s0", "base-s0", "lora-2-s0", "lora-2-s0"]
+    assert [row.state for row in rows] == ["done", "failed"]
+    assert (rows[1].folder / "error.txt").read_text() == "worker gone\n"
+    assert stream.getvalue().count("node gone; it is started again") == 2
+    assert "failed: worker gone" in stream.getvalue()
 
 
 # ---- what it says ------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Real grids: two rows run by real drivers, killed in the middle and resumed; jobs that die.
+"""Real grids: rows run by real drivers, killed in the middle and resumed; jobs that die.
 
 A width of 32 and two items a task: a job spends its time on imports anyway.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from kill_grid import kill_at_random
 from tiny_world import make_world
 
 from bslora_kit import paths
@@ -110,6 +112,12 @@ def test_an_interrupted_driver_ends_its_jobs_and_says_how_to_go_on(tmp_path):
     assert stopped.returncode == 130
     assert "of 2 runs done; the same command goes on" in output
     wait_until(lambda: not is_locked(trained), "the job ends", 30)
+
+
+def test_five_kills_at_random_moments_lose_double_and_halve_nothing(tmp_path):
+    seed = random.randrange(10**6)
+    print(f"python tests/kill_grid.py --kills 5 --seed {seed}")  # the same choices, other moments
+    assert len(list(kill_at_random(tmp_path, 5, random.Random(seed)))) == 5
 
 
 def notebook_with(code: str, folder: Path) -> Path:

@@ -1,7 +1,6 @@
-"""Paired tests against scipy, against formulas written out anew, and against simulated truth.
+"""Paired tests against scipy and statsmodels, against formulas written out anew, and against simulation.
 
-Simulations are small (tens of facts, hundreds of repeats) to keep the file within seconds; their seeds
-are fixed.
+Simulations are small (tens of facts) to keep the file within seconds; their seeds are fixed.
 """
 
 from __future__ import annotations
@@ -11,9 +10,22 @@ import math
 import numpy
 import pandas
 import pytest
+import scipy.special
 import scipy.stats
+import statsmodels.api
+import statsmodels.stats.power
+from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 
-from bslora_kit.statistics import mcnemar, mean_interval, paired_difference, paired_over_seeds
+from bslora_kit.statistics import (
+    crossed_difference,
+    holm,
+    mcnemar,
+    mean_interval,
+    paired_difference,
+    paired_over_seeds,
+    score_over_seeds,
+    smallest_difference,
+)
 
 
 @pytest.fixture
@@ -63,12 +75,15 @@ def test_tasks_weigh_the_same_whatever_their_size(draw):
 
 def test_missing_facts_stand_alone(draw):
     a, b = draw.random(60) < 0.7, draw.random(60) < 0.6
-    assert paired_difference(a, b, clusters=[None] * 30 + [math.nan] * 30) == paired_difference(a, b)
+    assert (
+        paired_difference(a, b, clusters=[None] * 30 + [math.nan] * 30)[:6]
+        == paired_difference(a, b)[:6]
+    )
 
 
 def test_equal_runs_differ_by_nothing():
     same = [1, 0, 1, 1]
-    assert paired_difference(same, same) == (0.0, 0.0, 0.0, 0.0, 1.0)
+    assert paired_difference(same, same)[:5] == (0.0, 0.0, 0.0, 0.0, 1.0)
     assert mcnemar(same, same) == (0, 0, 1.0)
 
 
@@ -129,20 +144,121 @@ def runs(draw: numpy.random.Generator, seed_spread: float, seeds: int = 3) -> li
     return pairs
 
 
-@pytest.mark.parametrize("seed_spread", [0.02, 0.2])
-def test_interval_over_seeds_covers_the_truth(draw, seed_spread):
-    repeats = 300
-    hits = sum(
-        interval.low <= 0.05 <= interval.high
-        for interval in (paired_over_seeds(runs(draw, seed_spread)) for _ in range(repeats))
+@pytest.mark.parametrize("seeds", [3, 5])
+@pytest.mark.parametrize(
+    ("of_facts", "of_seeds"), [(0.3, 0.02), (0.1, 0.2), (0, 0)], ids=["items", "seeds", "neither"]
+)
+def test_interval_over_seeds_covers_the_truth(draw, seeds, of_facts, of_seeds):
+    """Whether items or seeds move the difference more, or only what both do together."""
+    facts = numpy.repeat(numpy.arange(40), 2)
+    repeats, hits = 1000, 0
+    for _ in range(repeats):
+        differences = 0.05 + draw.normal(0, 0.4, (80, seeds)) + draw.normal(0, of_seeds, seeds)
+        interval = crossed_difference(differences + draw.normal(0, of_facts, (40, 1))[facts], facts)
+        hits += interval.low <= 0.05 <= interval.high
+    assert 0.93 <= hits / repeats <= (0.97 if seeds == 5 else 0.985)
+
+
+@pytest.mark.parametrize("seeds", [1, 5])
+def test_2000_tables_of_equal_methods(seeds):
+    """Three equal methods, 40 facts asked twice: intervals hold 0, Holm rejects in one table of 20."""
+    draw = numpy.random.default_rng(2)
+    facts = numpy.repeat(numpy.arange(40), 2)
+    tables, hits, false_alarms = 2000, 0, 0
+    for _ in range(tables):
+        hard = draw.normal(0, 1.5, 40)[facts] + draw.normal(0, 1, 80)
+        known = draw.normal(0, 1, (3, seeds, 40))[:, :, facts]
+        luck = draw.normal(0, 0.2 if seeds > 1 else 0, (3, seeds, 1))
+        right = draw.random((3, seeds, 80)) < scipy.special.expit(hard + known + luck)
+        pairs = [(right[a].astype(float) - right[b]).T for a, b in ((0, 1), (0, 2), (1, 2))]
+        intervals = [crossed_difference(pair, facts) for pair in pairs]
+        hits += sum(interval.low <= 0 <= interval.high for interval in intervals)
+        false_alarms += 3 * min(interval.p_value for interval in intervals) < 0.05  # Holm's first step
+    assert 0.93 <= hits / (3 * tables) <= 0.97
+    assert 0.02 <= false_alarms / tables <= 0.065
+
+
+def test_clustered_errors_are_those_of_statsmodels(draw):
+    """A regression on the constant alone with a cluster-robust covariance is the same estimator."""
+    clusters = draw.integers(0, 30, 200)
+    a, b = draw.random(200) < 0.7, draw.random(200) < 0.6
+    ours = paired_difference(a, b, clusters=clusters)
+    fit = statsmodels.api.OLS(a.astype(float) - b, numpy.ones(200)).fit(
+        cov_type="cluster", cov_kwds={"groups": clusters}, use_t=True
     )
-    assert 0.93 <= hits / repeats <= 0.985
+    # statsmodels also scales by (n - 1) / (n - 1 regressor), which is 1 here.
+    assert ours.standard_error == pytest.approx(fit.bse[0], rel=1e-9)
+    assert ours.p_value == pytest.approx(fit.pvalues[0], rel=1e-9)
+    assert (ours.low, ours.high) == pytest.approx(tuple(fit.conf_int()[0]), rel=1e-9)
+
+
+def test_mcnemar_is_that_of_statsmodels(draw):
+    a, b = draw.random(300) < 0.7, draw.random(300) < 0.6
+    table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
+    assert mcnemar(a, b).p_value == pytest.approx(mcnemar_of_statsmodels(table, exact=True).pvalue)
+
+
+def test_errors_of_items_and_seeds_stand_apart(draw):
+    """Two-way analysis of variance of [items, seeds], by its mean squares."""
+    values = draw.normal(0, 0.3, (50, 1)) + draw.normal(0, 0.1, (1, 4)) + draw.normal(0, 0.2, (50, 4))
+    ours = crossed_difference(values)
+    grand, items, seeds = values.mean(), values.mean(axis=1), values.mean(axis=0)
+    square_items = 4 * ((items - grand) ** 2).sum() / 49
+    square_seeds = 50 * ((seeds - grand) ** 2).sum() / 3
+    rest = values - items[:, None] - seeds + grand
+    square_rest = (rest**2).sum() / (49 * 3)
+    assert ours.error_items == pytest.approx(math.sqrt(square_items / 200))
+    assert ours.error_seeds == pytest.approx(math.sqrt(square_seeds / 200))
+    variance = (square_items + square_seeds - square_rest) / 200
+    assert ours.standard_error == pytest.approx(math.sqrt(variance))
+    parts = (square_items**2 / 49, square_seeds**2 / 3, square_rest**2 / 147)
+    assert ours.freedom == pytest.approx((200 * variance) ** 2 / sum(parts))
+
+
+def test_a_score_over_seeds_has_its_errors_apart(draw):
+    runs_of_a = [a for a, _ in runs(draw, 0.1)]
+    score = score_over_seeds(runs_of_a)
+    values = numpy.stack([run["correct"] for run in runs_of_a], axis=1)
+    assert score.mean == pytest.approx(values.mean())
+    assert score.error_seeds == pytest.approx(scipy.stats.sem(values.mean(axis=0)))
+    assert score.low < score.mean < score.high
+    assert math.isnan(score_over_seeds(runs_of_a[:1]).error_seeds)
+    with pytest.raises(ValueError, match="no run; pass the items"):
+        score_over_seeds([])
+
+
+def test_holm_by_its_definition():
+    """The smallest of four p values counts four times, the next three times, and none falls again."""
+    assert holm([0.04, 0.01, 0.03, 0.02]).tolist() == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.5, 0.9]).tolist() == pytest.approx([1.0, 1.0])
+    with pytest.raises(ValueError, match="p_values holds 1.2, not a probability"):
+        holm([0.1, 1.2])
+
+
+@pytest.mark.parametrize(("freedom", "power"), [(4, 0.8), (11, 0.8), (200, 0.9)])
+def test_the_smallest_difference_is_that_of_statsmodels(freedom, power):
+    """A paired t test of n items has an error of sd / root n."""
+    effect = statsmodels.stats.power.TTestPower().solve_power(
+        nobs=freedom + 1, alpha=0.05, power=power, alternative="two-sided"
+    )
+    ours = smallest_difference(2.0, freedom, power)
+    assert ours == pytest.approx(2.0 * effect * math.sqrt(freedom + 1), rel=1e-4)
+
+
+def test_a_true_difference_of_that_size_is_found_as_often_as_said(draw):
+    error, items = 0.02, 400
+    size = smallest_difference(error, items - 1)
+    found = [
+        crossed_difference(draw.normal(size, error * math.sqrt(items), (items, 1))).low > 0
+        for _ in range(1000)
+    ]
+    assert 0.77 <= numpy.mean(found) <= 0.83
 
 
 def test_interval_of_one_seed_is_that_of_its_items(draw):
     ((a, b),) = runs(draw, 0.2, seeds=1)
     expected = paired_difference(a["correct"], b["correct"], a["fact"], a["task"])
-    assert paired_over_seeds([(a, b)]) == pytest.approx(expected)
+    assert paired_over_seeds([(a, b)]) == pytest.approx(expected, nan_ok=True)
 
 
 def test_items_are_matched_and_not_their_order(draw):
@@ -169,3 +285,7 @@ def test_bad_input_is_named(draw):
         paired_over_seeds([(a, b.iloc[1:])])
     with pytest.raises(ValueError, match="no pair of runs"):
         paired_over_seeds([])
+    with pytest.raises(ValueError, match="power is 0.01; expected a chance above 0.05"):
+        smallest_difference(0.01, 10, power=0.01)
+    with pytest.raises(ValueError, match="standard_error is nan"):
+        smallest_difference(math.nan, 10)

@@ -14,6 +14,7 @@ import pytest
 from bslora_kit import published, tables
 from bslora_kit.evaluation.scores import Evaluation
 from bslora_kit.published import TASKS
+from bslora_kit.published_scores import published_score
 
 ITEMS = 10
 GRID = {
@@ -188,6 +189,7 @@ def test_the_terminal_table_of_all_published_rows_fits_120_columns(tmp_path):
         seeds=1,
         lr=0.00125,
         share_size=32,
+        places="10-16",
     )
     text = tables.to_text(frame, ["a long sentence of many words, " * 9])
     assert max(map(len, text.splitlines())) <= 120
@@ -200,9 +202,10 @@ def test_markdown_and_csv_hold_the_same_rows(folder):
     frame = tables.table(results, GRID)
     rows = [line for line in tables.to_markdown(frame, ["Of a demo."]).splitlines() if "|" in line]
     assert len(rows) == 2 + 3
-    assert [cell.strip() for cell in rows[3].split("|")][1:7] == [
-        "ShareLoRA", "8", "9,000", "0.90%", "8,060,928", "0.11%",
-    ]  # fmt: skip
+    cells = [cell.strip() for cell in rows[3].split("|")]
+    assert cells[1:5] == ["ShareLoRA", "8", "9,000", "0.90%"]
+    assert cells[-5:-1] == ["8,060,928", "0.11%", "68.97", "0.43"]
+    assert "published params" in rows[0] and "published ±" in rows[0]
     (folder / "table.csv").write_text(tables.to_csv(frame))
     back = pandas.read_csv(folder / "table.csv")
     assert back["mean"].tolist() == frame["mean"].tolist()
@@ -216,13 +219,49 @@ def test_the_page_stands_alone(folder):
     paths = tables.write_tables(
         folder, "Shared <LoRA>", frame, tables.about(results, frame), figure, gains
     )
-    assert [path.name for path in paths] == ["table.md", "table.csv", "table.html"]
+    assert [path.name for path in paths] == [f"table.{end}" for end in ("md", "csv", "tex", "html")]
     assert not list(folder.glob("*.part"))
-    page = paths[2].read_text()
+    page = paths[3].read_text()
     assert "<h1>Shared &lt;LoRA&gt;</h1>" in page
     assert "a trace" in page and "not the paper" in page
     assert "8,060,928" in page and "+40.00" in page
-    assert "Plotly" in page and not re.search(r"<(script|link)[^>]+(src|href)=", page)
+    assert (
+        "Plotly" in page
+        and "as published, Llama 3-8B, one run" in page
+        and not re.search(r"<(script|link)[^>]+(src|href)=", page)
+    )
+
+
+def test_published_scores_stand_beside_their_rows_with_the_noise_of_one_run():
+    """Eight binomial variances, by hand for the ShareLoRA row of rank 8."""
+    printed = [45.60, 56.57, 79.89, 82.79, 81.99, 73.80, 82.69, 48.46]
+    items = [500, 1172, 10042, 2376, 1838, 1267, 3270, 1954]
+    variance = sum(p * (100 - p) / n for p, n in zip(printed, items, strict=True)) / 64
+    frame = tables.table([], GRID).set_index("row")
+    assert frame.loc["share-b-8", "published_score"] == 68.97
+    assert frame.loc["share-b-8", "published_stderr"] == pytest.approx(math.sqrt(variance))
+    assert math.isnan(frame.loc["base", "published_score"])
+
+
+@pytest.mark.parametrize(
+    ("row", "score", "stderr"),
+    [
+        ({"label": "Both, BSLoRA (KE)", "ranks": [2, 8, 32]}, 69.18, 0.431),
+        ({"label": "MLP, BSLoRA (SS)", "ranks": [2, 4, 16]}, 69.14, 0.431),
+        ({"label": "Tied-LoRA (TL5)", "published_parameters": 442_368}, 67.48, 0.434),
+        ({"label": "TL6, 5-shot", "published_parameters": 1_230_080, "shots": 5}, 65.98, 0.400),
+        ({"label": "BSLoRA (KE)", "published_parameters": 28_866_048}, 69.25, 0.430),
+    ],
+)
+def test_rows_of_every_grid_find_their_published_score(row, score, stderr):
+    found = published_score(row)
+    assert found.score == score
+    assert found.stderr == pytest.approx(stderr, abs=0.001)
+
+
+def test_rows_that_no_published_table_has_find_none():
+    assert published_score({"label": "LoRA", "ranks": [8]}) is None
+    assert published_score({"label": "Attention, LoRA"}) is None
 
 
 @pytest.mark.parametrize(
@@ -260,3 +299,18 @@ def test_missing_items_are_named(folder):
     (folder / "base-s0" / "items.parquet").unlink()
     with pytest.raises(ValueError, match="items.parquet is missing; run the row again"):
         tables.differences(tables.read_results(folder), GRID)
+
+
+def test_latex_is_a_booktabs_table_with_escaped_text(folder):
+    results = tables.read_results(folder)
+    frame = tables.table(results, GRID)
+    text = tables.to_latex("Shared_LoRA & 100 %", frame, ["Of a demo: 5 %."])
+    rules = [text.count(rf"\{rule}") for rule in ("toprule", "midrule", "bottomrule")]
+    assert rules == [1, 1, 1]
+    assert r"\caption{Shared\_LoRA \& 100 \%}" in text and r"Of a demo: 5 \%." in text
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    columns = text.split(r"\begin{tabular}{")[1].split("}")[0]
+    assert len(body) == 3 and all(line.count("&") == len(columns) - 1 for line in body)
+    assert r"9,000 & 0.90\%" in body[1] and body[1].rstrip().endswith(r"68.97 & 0.43 \\")
+    assert text.count("{") == text.count("}") and "±" not in text
+    assert r"\multicolumn{4}{c}{as published, Llama 3-8B, one run}" in text

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import torch
@@ -16,12 +17,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 ITEMS = 3
+SHIPPED = Path(__file__).parent.parent / "data"
 THINGS = ["lamp", "boat", "stone", "wheel", "bell", "rope"]
 COMMONSENSE = "openbookqa arc_challenge hellaswag arc_easy piqa winogrande boolq social_iqa".split()
 
 
 def make_world(root: Path) -> Path:
-    """Writes base/, instructions/, tasks/, mmlu/, official/ and profiles/tiny.yaml; returns `root`."""
+    """Writes base/, instructions/, tasks/, mmlu/, official/, published/, profiles/; returns `root`."""
     write_base(root / "base")
     write_instructions(root / "instructions")
     draw = random.Random(0)
@@ -34,6 +36,7 @@ def make_world(root: Path) -> Path:
         rows = [_question(number, draw) for number in range(ITEMS)]
         write_lines(root / "mmlu" / "mini_music" / f"{split}.jsonl", rows)
     write_profile(root / "profiles" / "tiny.yaml")
+    shutil.copytree(SHIPPED / "published", root / "published")
     return root
 
 
@@ -67,8 +70,7 @@ def write_instructions(folder: Path) -> None:
 def write_profile(path: Path, **changes: object) -> Path:
     """The demo profile with few short steps and precise names of this world's files."""
     root = path.parent.parent
-    shipped = Path(__file__).parent.parent / "data" / "profiles" / "demo.yaml"
-    profile = yaml.safe_load(shipped.read_text(encoding="utf-8"))
+    profile = yaml.safe_load((SHIPPED / "profiles" / "demo.yaml").read_text(encoding="utf-8"))
     profile["instructions"] = str(root / "instructions" / "train.jsonl")
     profile["held_out"] = str(root / "instructions" / "heldout.jsonl")
     few = {"steps": 4, "batch_size": 4, "micro_batch_size": 4, "warmup_steps": 2, "max_length": 256}

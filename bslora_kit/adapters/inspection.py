@@ -5,7 +5,7 @@ from __future__ import annotations
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from bslora_kit.adapters.bank import adapter_tensors
+from bslora_kit.adapters.bank import AdapterTensor, adapter_tensors, module_name, own_name
 from bslora_kit.adapters.model import SharedLoraModel
 from bslora_kit.plan import Plan
 
@@ -24,6 +24,26 @@ def plan_of_model(model: nn.Module, adapter: str = "default") -> Plan:
     if adapter not in plans:
         raise ValueError(f"adapter {adapter!r} does not exist; there is {list(plans)}")
     return plans[adapter]
+
+
+def tensors_of_model(model: nn.Module, adapter: str = "default") -> dict[str, AdapterTensor]:
+    """The tensors of an adapter by their keys in its plan, each shared one once.
+
+    Args:
+        model: as for `plan_of_model`.
+        adapter: its name.
+
+    Raises:
+        ValueError: if the model has no such adapter of this kit.
+    """
+    made, tuner = plan_of_model(model, adapter), _tuner(model)
+    bank = tuner.shared_lora_bank[adapter]
+    return {
+        key: tuner.model.get_submodule(spec.owner).shared_lora_own[adapter][own_name(spec)]
+        if spec.scope == "module"
+        else bank[module_name(key)]
+        for key, spec in made.tensors.items()
+    }
 
 
 def parameter_scopes(model: nn.Module) -> dict[str, str]:

@@ -3,15 +3,15 @@
     y = W x + b + scaling * B_eff (A_eff drop(x))        A_eff [R, in], B_eff [out, R]
 
 A_eff stacks the branches' A' over the ranks and B_eff their B' (see `fit`). Both are cast to the dtype
-of x; x itself is never cast. One dropout mask serves all branches, where the released BSLoRA code draws
-one for each branch. `scaling * B_eff A_eff` is the update that merging adds and exporting writes.
+in which the linear multiplies; no copy of x is kept (see `fused`). One dropout mask serves all branches,
+where the released BSLoRA code draws one for each branch. `scaling * B_eff A_eff` is the update that
+merging adds and exporting writes. A batch whose rows use different adapters: see `mixed`.
 """
 
 from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,15 +19,16 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
 from peft.utils import quantization_extra_repr, resolve_quantization_backend
 from torch import nn
-from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from bslora_kit.adapters.bank import AdapterTensor
 from bslora_kit.adapters.fit import Pair, fit_branch
+from bslora_kit.adapters.fused import adapted_linear, product_dtype
+from bslora_kit.adapters.mixed import BASE_NAME, RowPairs
 from bslora_kit.branches import Branch
 from bslora_kit.shapes import Linear
 
-BASE_NAME = "__base__"  # PEFT's name for "no adapter" in mixed batches
+__all__ = ["BASE_NAME", "Reading", "SharedLoraLinear"]
 
 
 @dataclass
@@ -46,6 +47,10 @@ class Reading:
     scaling: float
     dropout: float
     keeps: list[AdapterTensor] = field(default_factory=list)
+
+    def weights(self) -> list[torch.Tensor]:
+        """Every tensor that is read."""
+        return [tensor.weight for _, tensors in self.branches for tensor in tensors.values()]
 
 
 class SharedLoraLinear(nn.Module, BaseTunerLayer):
@@ -72,6 +77,7 @@ class SharedLoraLinear(nn.Module, BaseTunerLayer):
         self.shared_lora_own = nn.ModuleDict()
         # A plain dict, so that tensors of shared_lora_own or of the bank are not registered again.
         self.shared_lora_reading: dict[str, Reading] = {}
+        self.row_pairs = RowPairs()
         self._disable_adapters = False
         self._active_adapter = []
         self.merged_adapters = []
@@ -80,6 +86,12 @@ class SharedLoraLinear(nn.Module, BaseTunerLayer):
         """Adds an adapter: the tensors that this linear owns, and all that it reads."""
         self.shared_lora_own[adapter_name] = own
         self.shared_lora_reading[adapter_name] = reading
+        self.row_pairs.forget()
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Drops an adapter and all that is kept of it."""
+        super().delete_adapter(adapter_name)
+        self.row_pairs.forget()
 
     def effective_pair(
         self,
@@ -97,7 +109,13 @@ class SharedLoraLinear(nn.Module, BaseTunerLayer):
         Returns:
             A_eff [R, in] and B_eff [out, R], differentiable.
         """
-        device = device or self.base_layer.weight.device
+        pairs = self.branch_pairs(adapter_name, device or self.base_layer.weight.device)
+        downs, ups = zip(*pairs, strict=True)
+        A, B = (downs[0], ups[0]) if len(pairs) == 1 else (torch.cat(downs, 0), torch.cat(ups, 1))
+        return A.to(dtype or A.dtype), B.to(dtype or B.dtype)
+
+    def branch_pairs(self, adapter_name: str, device: torch.device) -> list[Pair]:
+        """The pair A' [R, in], B' [out, R] of each branch of an adapter, in float32 or wider."""
         branches = [
             (branch, {role: tensor() for role, tensor in tensors.items()})
             for branch, tensors in self.shared_lora_reading[adapter_name].branches
@@ -110,13 +128,10 @@ class SharedLoraLinear(nn.Module, BaseTunerLayer):
                 (branch, {role: tensor.to(device, widest) for role, tensor in tensors.items()})
                 for branch, tensors in branches
             ]
-        pairs = [
+        return [
             fit_branch(branch, tensors, self.in_features, self.out_features)
             for branch, tensors in branches
         ]
-        dtype = dtype or widest
-        downs, ups = zip(*((A.to(dtype), B.to(dtype)) for A, B in pairs), strict=True)
-        return (downs[0], ups[0]) if len(pairs) == 1 else (torch.cat(downs, 0), torch.cat(ups, 1))
 
     def get_delta_weight(self, adapter_name: str) -> torch.Tensor:
         """scaling * B_eff A_eff in the layout of the base weight, computed in float32 or wider."""
@@ -143,43 +158,52 @@ class SharedLoraLinear(nn.Module, BaseTunerLayer):
                 f"adapters {self.merged_adapters} are merged, so a batch cannot choose its own with "
                 "adapter_names; call unmerge_adapter() first"
             )
-        result = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters or self.merged:
-            return result
-        if self.quantization_backend is not None:
-            result = self.quantization_backend.maybe_clone_base_result(result)
+        silent = self.disable_adapters or self.merged
+        names = [name for name in self.active_adapters if name in self.shared_lora_reading]
+        if not silent and adapter_names is None and names and self._base_is_plain(x, args, kwargs):
+            result = self._update(x, names.pop(0), self.base_layer.weight, self.base_layer.bias)
+        else:
+            result = self.base_layer(x, *args, **kwargs)
+            if silent:
+                return result
+            if self.quantization_backend is not None:
+                result = self.quantization_backend.maybe_clone_base_result(result)
         if adapter_names is not None:
-            return self._add_by_row(result, x, adapter_names)
-        for name in self.active_adapters:
-            if name in self.shared_lora_reading:
-                result = result + self._update(x, name).to(result.dtype)
+            return self.row_pairs.add(self, result, x, adapter_names)
+        for name in names:
+            result = result + self._update(x, name).to(result.dtype)
         return result
 
-    def _update(self, x: torch.Tensor, adapter_name: str) -> torch.Tensor:
-        """scaling * B_eff (A_eff drop(x)) of one adapter, [..., out]."""
-        reading = self.shared_lora_reading[adapter_name]
-        A, B = self.effective_pair(adapter_name, x.dtype, x.device)
-        hidden = F.linear(F.dropout(x, reading.dropout, self.training), A)
-        return F.linear(reading.scaling * hidden, B)
-
-    def _add_by_row(
-        self, result: torch.Tensor, x: torch.Tensor, adapter_names: Sequence[str]
+    def _update(
+        self,
+        x: torch.Tensor,
+        adapter_name: str,
+        weight: torch.Tensor | None = None,
+        bias: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Adds to each row of a batch the update of the adapter that is named for it."""
-        if len(adapter_names) != len(x):
-            raise ValueError(
-                f"adapter_names has {len(adapter_names)} entries for a batch of {len(x)} rows; "
-                f"name one adapter for each row, {BASE_NAME!r} for none"
-            )
-        for name in dict.fromkeys(adapter_names):
-            if name in self.shared_lora_reading:
-                rows = torch.tensor(
-                    [row for row, chosen in enumerate(adapter_names) if chosen == name],
-                    device=result.device,
-                )
-                update = self._update(x.index_select(0, rows), name)
-                result = result.index_add(0, rows, update.to(result.dtype))
-        return result
+        """scaling * B_eff (A_eff drop(x)) of one adapter, [..., out]; on top of W x + b where given."""
+        reading = self.shared_lora_reading[adapter_name]
+        A, B = self.effective_pair(adapter_name, product_dtype(x), x.device)
+        dropout = reading.dropout if self.training else 0.0
+        return adapted_linear(x, A, B, reading.scaling, dropout, weight, bias)
+
+    def _base_is_plain(self, x: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether the base layer does W x + b and nothing else, so that one step may do it all.
+
+        Everything else is called as it is: other classes, quantised, sharded or parametrised weights,
+        and linears whose call somebody watches or replaces. A compiler joins the two by itself.
+        """
+        base = self.base_layer
+        return (
+            not torch.compiler.is_compiling()
+            and type(base) is nn.Linear
+            and type(base.weight) is nn.Parameter
+            and base.weight.device == x.device
+            and product_dtype(base.weight) == product_dtype(x)
+            and not (args or kwargs or "forward" in vars(base))
+            and not (base._forward_hooks or base._forward_pre_hooks)
+            and not (base._backward_hooks or base._backward_pre_hooks)
+        )
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Adds the update of active (or named) adapters to the base weight.
@@ -227,7 +251,7 @@ class SharedLoraLinear(nn.Module, BaseTunerLayer):
         device = device or self.base_layer.weight.device
         reading = self.shared_lora_reading.get(adapter_name)
         for tensor in reading.keeps if reading else ():
-            if tensor.weight.device.type != "meta":
+            if "meta" not in (tensor.weight.device.type, device.type):
                 tensor.to(device)
 
     def __repr__(self) -> str:

@@ -121,8 +121,9 @@ class SharedLoraModel(BaseTuner):
         else:
             linear = next(linear for linear in made.linears if linear.name == current_key)
             layer = SharedLoraLinear(target, linear, **get_quantization_kwargs(self))
-            layer.update_layer(adapter_name, own, reading)
+            # Before it has tensors: PEFT moves those to the base's device, which may be "meta".
             self._replace_module(parent, target_name, layer, target)
+            layer.update_layer(adapter_name, own, reading)
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Activates one adapter or several, whose updates then add up.
@@ -195,7 +196,7 @@ class SharedLoraModel(BaseTuner):
                 partial(_pass_names, adapter_names=list(chosen) if module in encoded else repeated),
                 with_kwargs=True,
             )
-            for module in self.modules()
+            for module in _outside_adapters(self.model)
             if isinstance(module, (SharedLoraLinear, AuxiliaryTrainingWrapper))
         ]
         try:
@@ -278,6 +279,14 @@ def _make(
         device=device,
         dtype=dtype,
     )
+
+
+def _outside_adapters(module: nn.Module) -> Iterator[nn.Module]:
+    """A module and all in it, but for what adapted linears hold: that grows with every adapter loaded."""
+    yield module
+    if not isinstance(module, SharedLoraLinear):
+        for child in module.children():
+            yield from _outside_adapters(child)
 
 
 def _pass_names(

@@ -19,6 +19,7 @@ SCOPES = {  # scope -> (colour, words): a scope has the colour of the BSLoRA bra
     "type": (BRANCH_COLOURS["shared"], "shared by a projection type"),
     "model": (BRANCH_COLOURS["inter"], "shared by the model"),
 }
+SCOPE_PATTERNS = {"module": "", "layer": "/", "type": "x", "model": "."}  # beside the colour
 METHOD_STYLES = {  # label of a grid row -> (colour, symbol)
     "LoRA": (BLACK, "circle"),
     "ShareLoRA": (VERMILION, "square"),

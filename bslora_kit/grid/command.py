@@ -5,6 +5,10 @@
 Each row is a run of notebooks/20_run_one_row.ipynb in papermill_runs/<grid>/<row>-s<seed>/. What has a
 result is not run again; what fails does not stop the rest; the same command goes on where an earlier
 one was stopped. The table lies in papermill_runs/<grid>/ as table.md, table.csv and table.html.
+
+With --engine ray the jobs run on the machines of a Ray cluster (see `bslora_kit.grid.ray_cluster`):
+
+    python -m bslora_kit.grid papermill_runs/grids/fair.yaml --profile paper --engine ray --address auto
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +24,9 @@ import yaml
 
 from bslora_kit import paths
 from bslora_kit.grid.driver import run_rows
+from bslora_kit.grid.engine import Engine, EngineUnavailable
 from bslora_kit.grid.file import Grid, read_grid
+from bslora_kit.grid.local import LocalEngine
 from bslora_kit.grid.report import print_plan, report
 from bslora_kit.grid.rows import Expected, Row, clear, expected_seconds, rows_of
 from bslora_kit.grid.status_lines import StatusLines, describe
@@ -29,6 +36,8 @@ from bslora_kit.jobs.run_job import record_failure, run_job
 
 __all__ = ["main", "run_job"]
 
+_LOCAL_JOBS = 2
+_OF_RAY = ("address", "cpus_per_job", "gpus_per_job")
 EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
 
 
@@ -40,33 +49,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         grid, rows = _rows(options, profile)
         clear(rows, options.again)
         _refuse_conflicts(rows)
+        engine = _engine(options)
     except (ValueError, OSError) as error:
         print(f"bslora_kit.grid: {error}", file=sys.stderr)
         return EXIT_REFUSED
     expected = {row.name: expected_seconds(row, profile) for row in rows}
     if options.dry_run:
-        print_plan(grid, rows, expected, options.jobs)
+        print_plan(grid, rows, expected, engine.side_by_side)
         return 0
-    return _run(grid, rows, expected, options)
-
-
-def _run(grid: Grid, rows: list[Row], expected: dict[str, Expected], options: Any) -> int:
     missing = [row for row in rows if row.state == "missing"]
+    try:
+        with engine if missing else nullcontext(engine):
+            return _run(grid, rows, missing, expected, engine, options.retries)
+    except EngineUnavailable as error:
+        print(f"bslora_kit.grid: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except KeyboardInterrupt:
+        done = sum(row.state == "done" for row in rows)
+        print(f"\nstopped with {done} of {len(rows)} runs done; the same command goes on from here")
+        return EXIT_INTERRUPTED
+
+
+def _run(
+    grid: Grid,
+    rows: list[Row],
+    missing: list[Row],
+    expected: dict[str, Expected],
+    engine: Engine,
+    retries: int,
+) -> int:
     done = sum(row.state == "done" for row in rows)
-    print(f"{grid.title}: {len(rows)} runs, {done} done, {len(missing)} to do, {options.jobs} at a time")
+    at_a_time = min(engine.side_by_side, engine.at_most)
+    print(f"{grid.title}: {len(rows)} runs, {done} done, {len(missing)} to do, {at_a_time} at a time")
     for row in rows:
         if row.state == "failed":
             record_failure(row.folder, row.problem)
             print(f"{row.name}: {describe(row)}")
-    status = StatusLines(rows, options.jobs, expected)
+    status = StatusLines(rows, at_a_time, expected)
     try:
-        run_rows(rows, options.jobs, status)
-    except KeyboardInterrupt:
+        run_rows(rows, engine, status, retries)
+    finally:
         status.close()
-        done = sum(row.state == "done" for row in rows)
-        print(f"\nstopped with {done} of {len(rows)} runs done; the same command goes on from here")
-        return EXIT_INTERRUPTED
-    status.close()
     report(grid, rows[0].folder.parent)
     failed = [row for row in rows if row.state != "done"]
     if failed:
@@ -76,9 +99,36 @@ def _run(grid: Grid, rows: list[Row], expected: dict[str, Expected], options: An
     return EXIT_FAILED if failed else 0
 
 
+def _engine(options: Any) -> Engine:
+    """The engine that is asked for, not yet entered."""
+    if options.engine == "local":
+        given = [f"--{name.replace('_', '-')}" for name in _OF_RAY if getattr(options, name) is not None]
+        if given:
+            raise ValueError(f"{', '.join(given)}: of a Ray cluster alone; add --engine ray")
+        return LocalEngine(options.jobs or _LOCAL_JOBS)
+    try:
+        from bslora_kit.grid.ray_cluster import RayEngine
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise ValueError(
+            "--engine ray: Ray is not installed; pip install 'bslora_kit[cluster]'"
+        ) from error
+    cpus, gpus = options.cpus_per_job, options.gpus_per_job
+    return RayEngine(options.address, options.jobs or sys.maxsize, 1 if cpus is None else cpus, gpus)
+
+
 def _rows(options: Any, profile: Profile) -> tuple[Grid, list[Row]]:
-    if options.jobs < 1 or options.seeds < 1:
-        raise ValueError("--jobs and --seeds take a whole number of at least 1")
+    for name, least in {
+        "jobs": 1,
+        "seeds": 1,
+        "retries": 0,
+        "cpus_per_job": 1,
+        "gpus_per_job": 0,
+    }.items():
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
     grid = read_grid(options.grid)
     common: dict[str, Any] = {"profile": options.profile}
     if options.quick:
@@ -127,7 +177,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", default="demo", help="demo, paper, or a .yaml file")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N-1")
     parser.add_argument("--seed-list", type=int, nargs="+", metavar="SEED", help="these seeds instead")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="jobs side by side")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help=f"jobs side by side; {_LOCAL_JOBS} on this machine, on a cluster what it has room for",
+    )
+    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="what runs the jobs")
+    parser.add_argument(
+        "--address", metavar="HOST:PORT", help="of the Ray cluster; auto for this machine's"
+    )
+    parser.add_argument("--cpus-per-job", type=int, metavar="N", help="on a Ray cluster; 1")
+    parser.add_argument(
+        "--gpus-per-job",
+        type=float,
+        metavar="X",
+        help="on a Ray cluster; 1 where it has GPUs, 0.25 for four jobs on each",
+    )
+    parser.add_argument(
+        "--retries",
+        type=int,
+        default=2,
+        metavar="N",
+        help="how often a job is started again whose process or machine was lost",
+    )
     parser.add_argument("--quick", action="store_true", help="the profile's few steps and items")
     parser.add_argument("--dry-run", action="store_true", help="say what would run, and how long")
     parser.add_argument("--out", type=Path, default=paths.RUNS, metavar="FOLDER", help="of all grids")
@@ -138,4 +211,3 @@ def _parser() -> argparse.ArgumentParser:
         "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of every row"
     )
     return parser
-

@@ -1,128 +1,118 @@
-"""Runs the missing rows of a grid: one operating system process per job, a few side by side.
+"""Runs the missing rows of a grid on an engine, and starts again what a lost machine left.
 
-    driver --- job: python -m bslora_kit.jobs.run_job --- kernel of the notebook
-           \\-- job ...
+    driver --- engine --- job: python -m bslora_kit.jobs.run_job --- kernel of the notebook
+                      \\-- job ...
 
 A job tells how it is by files in its folder (progress.json, result.json, error.txt), so the driver can
-die at any moment: its jobs end with it, and the next driver finds what is missing.
+die at any moment: its jobs end with it, and the next driver finds what is missing. What an engine
+remembers counts for nothing beside these files.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import shutil
 import signal
-import subprocess
-import sys
-import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from bslora_kit.grid.engine import LOG, End, Engine, RunningJob
 from bslora_kit.grid.rows import Row
 from bslora_kit.grid.status_lines import StatusLines
 from bslora_kit.jobs.lock import is_locked
-from bslora_kit.jobs.provenance import cores
 from bslora_kit.jobs.run_job import EXIT_IN_USE, record_failure
-from bslora_kit.paths import ROOT
 
 _POLL_SECONDS = 0.3
-_LOG = "output.log"  # what a job's process writes to the terminal
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
-def run_rows(rows: Sequence[Row], side_by_side: int, status: StatusLines) -> None:
+def run_rows(rows: Sequence[Row], engine: Engine, status: StatusLines, retries: int) -> None:
     """Runs the rows in state "missing"; afterwards each is "done" or "failed".
 
     Args:
         rows: of one grid, in the order in which they are to run.
-        side_by_side: how many jobs at a time; they share the machine's cores evenly.
+        engine: entered.
         status: told of every change and asked to speak now and then.
+        retries: how often a job is started again whose process or machine was lost; it goes on from
+            its last checkpoint. A job that ends by itself without a result has failed at once.
 
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the jobs are ended.
     """
     waiting = [row for row in rows if row.state == "missing"]
-    running: dict[subprocess.Popen[bytes], tuple[Row, float]] = {}
-    with tempfile.TemporaryDirectory(prefix="bslora-") as temporary, _terminable():
-        environment = _environment(side_by_side, temporary)
+    running: list[tuple[Row, RunningJob]] = []
+    losses: Counter[str] = Counter()
+    with _terminable():
         try:
             while waiting or running:
-                for process in [process for process in running if process.poll() is not None]:
-                    row, began = running.pop(process)
-                    row.seconds = time.monotonic() - began
-                    if _collect(row, process.returncode):
+                ended = [(row, job, end) for row, job in running if (end := job.poll()) is not None]
+                for row, job, end in ended:
+                    running.remove((row, job))
+                    row.seconds = time.monotonic() - job.began if job.began else 0.0
+                    losses[row.name] += end.lost
+                    if _collect(row, end, final=losses[row.name] > retries):
                         status.finished(row)
                     else:
-                        waiting.append(row)
+                        waiting.insert(0, row)
+                        if end.lost:
+                            status.lost(row, end.reason)
                 for row in list(waiting):
-                    if len(running) < side_by_side and not is_locked(row.folder):
+                    if len(running) < engine.at_most and not is_locked(row.folder):
                         waiting.remove(row)
                         row.look()  # another driver may have been faster
                         if row.state == "missing":
-                            running[_start(row, environment)] = (row, time.monotonic())
+                            running.append((row, _start(row, engine)))
                         else:
                             status.finished(row)
                 now = time.monotonic()
-                status.tell({row.name: (row, now - began) for row, began in running.values()}, waiting)
+                seconds = {row.name: job.began and now - job.began for row, job in running}
+                status.tell({row.name: (row, seconds[row.name]) for row, _ in running}, waiting)
                 time.sleep(_POLL_SECONDS)
         finally:
-            for process in running:
-                process.kill()  # its kernel sees that and ends within a second
-                process.wait()
+            for _, job in running:
+                job.stop()
 
 
-def _start(row: Row, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(row: Row, engine: Engine) -> RunningJob:
     row.state = "running"
     row.folder.mkdir(parents=True, exist_ok=True)
-    leftovers = [*row.folder.glob("*.part*"), row.folder / "error.txt", row.folder / "failed.ipynb"]
-    for path in leftovers:
-        if not path.is_dir():
+    _remove(row.folder, LOG, "error.txt", "failed.ipynb", "*.part*")
+    return engine.start(row)
+
+
+def _remove(folder: Path, *patterns: str) -> None:
+    """Removes what a job has left behind that nobody reads again."""
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
             path.unlink(missing_ok=True)
-    with (row.folder / _LOG).open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bslora_kit.jobs.run_job"],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            cwd=ROOT,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches the driver alone, which then ends its jobs
-        )
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(dict(row.asked)).encode())
-    process.stdin.close()
-    return process
 
 
-def _collect(row: Row, status: int) -> bool:
-    """Reads how a job ended; False if the row has to wait for another process."""
-    log = row.folder / _LOG
+def _collect(row: Row, end: End, final: bool) -> bool:
+    """Reads how a job ended; False if the row has to be started again.
+
+    Args:
+        row: of the job.
+        end: of its process.
+        final: whether a lost job has failed.
+    """
+    log = row.folder / LOG
     row.state = "missing"
     row.look()
-    if row.state == "missing" and status == EXIT_IN_USE:
+    if row.state == "missing" and (end.status == EXIT_IN_USE or (end.lost and not final)):
         return False
     if row.state == "missing":
         row.state = "failed"
         error = row.folder / "error.txt"
         if not error.is_file():
-            ended = f"signal {-status}" if status < 0 else f"status {status}"
-            record_failure(row.folder, f"the job's process ended with {ended}", _tail(log))
+            ended = end.reason or f"the job's process ended with status {end.status}"
+            text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+            record_failure(row.folder, ended, text[-4000:])
         row.problem = error.read_text(encoding="utf-8").splitlines()[0]
-    log.unlink(missing_ok=True)
+    _remove(row.folder, LOG, "*.part*")
     return True
-
-
-def _tail(log: Path, characters: int = 4000) -> str:
-    return log.read_text(encoding="utf-8", errors="replace")[-characters:] if log.is_file() else ""
-
-
-def _environment(side_by_side: int, temporary: str) -> dict[str, str]:
-    """Each job gets its share of the cores; torch reads these when it is imported."""
-    threads = str(max(1, cores() // side_by_side))
-    # Sockets and scratch files of jobs lie where they are removed when the driver ends.
-    return {**os.environ, **dict.fromkeys(_THREADS, threads), "TMPDIR": temporary}
 
 
 @contextmanager

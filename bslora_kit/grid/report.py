@@ -13,7 +13,7 @@ from bslora_kit.grid.status_lines import describe
 
 
 def report(grid: Grid, folder: Path) -> None:
-    """Prints the table of what is there, and writes table.md, table.csv and table.html.
+    """Prints the table of what is there, and writes table.md, table.csv, table.tex and table.html.
 
     Args:
         grid: the grid.
@@ -25,17 +25,21 @@ def report(grid: Grid, folder: Path) -> None:
     if not results:
         print("no run is done, so there is no table")
         return
-    frame = tables.table(results, {"rows": grid.rows})
+    rows = {"rows": grid.rows}
+    frame = tables.table(results, rows)
     lines = tables.about(results, frame)
     base = tables.base_score(frame)
-    gains = None
-    if base is not None:
-        try:
-            gains = tables.differences(results, {"rows": grid.rows})
-        except ValueError as error:  # too few items for an interval
-            lines.append(f"No paired differences: {error}.")
+    gains = pairs = None
+    try:
+        pairs = tables.comparisons(results, rows)
+        gains = tables.differences(results, rows) if base is not None else None
+        lines += tables.in_words(frame, pairs)
+        frame = tables.with_places(frame, pairs)
+    except ValueError as error:  # too few items for an interval
+        lines.append(f"No paired differences: {error}.")
     figure = figures.score_against_parameters(frame, base)
-    written = tables.write_tables(folder, grid.title, frame, lines, figure, gains)
+    seeds = tables.seed_scores(results, rows)
+    written = tables.write_tables(folder, grid.title, frame, lines, figure, gains, pairs, seeds)
     print(f"\n{grid.title}\n\n{tables.to_text(frame, lines)}")
     for line in best_lines(grid, results):
         print(line)

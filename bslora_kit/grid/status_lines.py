@@ -47,20 +47,31 @@ class StatusLines:
         counted = f"{sum(r.state in ('done', 'failed') for r in self._rows):3}/{len(self._rows)}"
         self._print(f"{counted}  {row.name:{self._width}}  {describe(row)}")
 
-    def tell(self, running: Mapping[str, tuple[Row, float]], waiting: Sequence[Row]) -> None:
+    def lost(self, row: Row, reason: str) -> None:
+        """Prints the line of a row that is started again because its process or machine was lost."""
+        self._print(f"     {row.name:{self._width}}  {reason}; it is started again"[:160])
+
+    def tell(self, started: Mapping[str, tuple[Row, float | None]], waiting: Sequence[Row]) -> None:
         """Prints how far the rows are, where a line is due.
 
         Args:
-            running: name -> row and the seconds since it was started.
+            started: name -> row and the seconds since its process began, None while it waits for a
+                machine.
             waiting: rows that have not been started.
         """
+        running = {
+            name: (row, seconds) for name, (row, seconds) in started.items() if seconds is not None
+        }
+        queued = [row for row, seconds in started.values() if seconds is None]
         pause = _SECONDS_BETWEEN_REDRAWS if self._live else _SECONDS_BETWEEN_LINES
-        if time.monotonic() - self._printed < pause or not (running or waiting):
+        if time.monotonic() - self._printed < pause or not (started or waiting):
             return
         parts = [f"{name} {_stage(row)}" for name, (row, _) in running.items()]
-        if not running:
+        if not started:
             parts = [f"another process is at {', '.join(row.name for row in waiting)}"]
-        left = _clock(self._seconds_left(running, waiting))
+        if queued:
+            parts.append(f"{len(queued)} wait for a machine")
+        left = _clock(self._seconds_left(running, [*queued, *waiting]))
         done = sum(row.state == "done" for row in self._rows)
         line = f"{done:3}/{len(self._rows)}  about {left} left  |  {'  |  '.join(parts)}"
         if self._live:

@@ -127,9 +127,13 @@ def make_config(model_name, method, **options):
     return METHODS[method](**{"target_modules": MODELS[model_name][1], **options})
 
 
-def adapted(model_name, method, dtype=torch.float32, **options):
+def adapted(model_name, method, dtype=torch.float32, autocast_adapter_dtype=True, **options):
     """An adapted model whose adapter tensors are all random, in eval mode."""
-    model = get_peft_model(base_model(model_name, dtype), make_config(model_name, method, **options))
+    model = get_peft_model(
+        base_model(model_name, dtype),
+        make_config(model_name, method, **options),
+        autocast_adapter_dtype=autocast_adapter_dtype,
+    )
     return randomise(model).eval()
 
 

@@ -1,88 +1,52 @@
-"""Training with adapters: checkpointing, two processes, Trainer with resume, torch.compile's graph."""
+"""Training with adapters under other programs: accelerate in two processes, Trainer with resume, TRL.
+
+Gradients, checkpointing and torch.compile of every method are in test_conformance.
+"""
 
 import copy
 import os
-import socket
+import subprocess
+import sys
 
 import pytest
 import torch
-import torch.multiprocessing as mp
-from adapter_cases import INPUTS, METHODS, adapted, logits, trainable
-from torch.nn.parallel import DistributedDataParallel
-from transformers import Trainer, TrainingArguments
+import two_processes
+from adapter_cases import INPUTS, adapted, base_model, logits, make_config, trainable
+from datasets import Dataset
+from peft import PeftModel
+from safetensors.torch import load_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, Trainer, TrainingArguments
 
-from bslora_kit.adapters import parameter_scopes, plan_of_model
+from bslora_kit.adapters import plan_of_model
 
-
-def gradients(model):
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
-
-
-def backward(model, inputs=INPUTS):
-    model(inputs, labels=inputs).loss.backward()
-    return gradients(model)
+WEIGHTS = "adapter_model.safetensors"
 
 
-@pytest.mark.parametrize(
-    ("method", "reentrant"), [*((method, False) for method in METHODS), ("own_row", True)]
-)
-def test_gradient_checkpointing_gives_the_same_gradients(method, reentrant):
-    model = adapted("llama", method, torch.float64).train()
-    wanted = backward(model)
-    model.zero_grad()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
-    model.enable_input_require_grads()
-    for name, gradient in backward(model).items():
-        torch.testing.assert_close(gradient, wanted[name], rtol=1e-10, atol=1e-14)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_training_lowers_the_loss_and_keeps_ties(method):
-    model = adapted("llama", method).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=2e-2)
-    losses = []
-    for _ in range(6):
-        loss = model(INPUTS, labels=INPUTS).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0]
-    assert trainable(model) == plan_of_model(model).trainable
-
-
-def worker(rank, port, folder):
-    """One of two processes: backward on its own row, then saves the averaged gradients."""
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    model = adapted("llama", "own_row", torch.float64).train()
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.enable_input_require_grads()
-    parallel = DistributedDataParallel(model)
-    assert {name.removeprefix("module.") for name in parameter_scopes(parallel)} == set(
-        parameter_scopes(model)
+def test_two_processes_train_as_one(tmp_path):
+    """`accelerate launch` with DDP (and checkpointing) and with FSDP2; imports cost most of the time."""
+    launch = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
+    subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", *launch.split()]
+        + ["--main_process_port", "0", two_processes.__file__, str(tmp_path)],
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
     )
-    row = INPUTS[rank : rank + 1]
-    for _ in range(2):  # a second step shows that ties survive the first
-        model.zero_grad()
-        parallel(row, labels=row).loss.backward()
-    if rank == 0:
-        torch.save(gradients(model), f"{folder}/gradients.pt")
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_give_the_gradients_of_one(tmp_path):
-    """A method with tensors of all four scopes, under checkpointing; imports cost most of the time."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(worker, (port, str(tmp_path)), nprocs=2)
-    found = torch.load(tmp_path / "gradients.pt")
-    wanted = backward(adapted("llama", "own_row", torch.float64).train())
-    assert found.keys() == wanted.keys()
-    for name, gradient in found.items():
-        torch.testing.assert_close(gradient, wanted[name], rtol=1e-9, atol=1e-14)
+    model = two_processes.start()
+    gradients = two_processes.train(model, INPUTS)
+    model.save_pretrained(tmp_path / "one")
+    tensors = {"gradients": gradients, "adapter_model": load_file(tmp_path / "one" / WEIGHTS)}
+    for wrapper in ("ddp", "fsdp2"):
+        for file, wanted in tensors.items():
+            found = load_file(tmp_path / wrapper / f"{file}.safetensors")
+            assert found.keys() == wanted.keys()
+            for name, tensor in found.items():
+                torch.testing.assert_close(tensor, wanted[name], rtol=1e-7, atol=1e-12)
+        sizes = {(tmp_path / folder / WEIGHTS).stat().st_size for folder in ("one", wrapper)}
+        assert len(sizes) == 1
+        again = PeftModel.from_pretrained(base_model("llama", torch.float64), tmp_path / wrapper)
+        torch.testing.assert_close(logits(again), logits(model.eval()), rtol=1e-7, atol=1e-9)
 
 
 def test_trainer_resumes_to_the_same_weights(tmp_path):
@@ -112,9 +76,38 @@ def test_trainer_resumes_to_the_same_weights(tmp_path):
     torch.testing.assert_close(logits(resumed), logits(straight), rtol=1e-6, atol=1e-6)
 
 
-def test_an_adapted_linear_compiles_to_one_graph():
-    """Traced only: the graph is run as it is, without a compiler. The method uses every kind of role."""
-    layer = adapted("llama", "own_row").get_base_model().model.layers[0].mlp.up_proj
-    x = torch.randn(3, 24)
-    compiled = torch.compile(layer, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), layer(x))
+def test_trl_trains_and_saves(tmp_path):
+    pytest.importorskip("trl", reason="trl is not a dependency: pip install trl")
+    from trl import SFTConfig, SFTTrainer
+
+    words = {f"w{number}": number for number in range(38)} | {"[PAD]": 38, "[EOS]": 39}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[PAD]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    rows = [{"text": " ".join(f"w{(row + step) % 38}" for step in range(9))} for row in range(8)]
+    config = make_config("llama", "own_row", task_type="CAUSAL_LM")
+    trainer = SFTTrainer(
+        model=base_model("llama"),
+        args=SFTConfig(
+            output_dir=str(tmp_path),
+            max_steps=3,
+            learning_rate=1e-2,
+            use_cpu=True,
+            bf16=False,
+            report_to=[],
+            disable_tqdm=True,
+            per_device_train_batch_size=4,
+            logging_steps=1,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=PreTrainedTokenizerFast(
+            tokenizer_object=tokenizer, pad_token="[PAD]", eos_token="[EOS]"
+        ),
+        peft_config=config,
+    )
+    trainer.train()
+    model = trainer.model.eval()
+    assert trainable(model) == plan_of_model(model).trainable
+    trainer.save_model(str(tmp_path / "saved"))
+    again = PeftModel.from_pretrained(base_model("llama"), tmp_path / "saved")
+    assert not torch.equal(logits(again), logits(base_model("llama")))
+    torch.testing.assert_close(logits(again), logits(model), rtol=1e-5, atol=1e-5)

@@ -1,33 +1,16 @@
-"""The exported LoRA gives the same logits in stock peft, for every method and model."""
+"""Exports beyond the matrix of test_conformance: subsets, saved modules, the command line's errors."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
-from adapter_cases import INPUTS, METHODS, MODELS, adapted, base_model, bert, logits, randomise
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
-from safetensors.torch import load_file
+from adapter_cases import METHODS, adapted, base_model, bert, llama, logits, opt, randomise
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from transformers import BertForSequenceClassification
 
 from bslora_kit import bslora
-from bslora_kit.adapters import export_lora, plan_of_model
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("model_name", MODELS)
-def test_export_is_exact(model_name, method, tmp_path):
-    model = adapted(model_name, method)
-    assert export_lora(model, tmp_path / "plain") == tmp_path / "plain"
-    config = PeftConfig.from_pretrained(tmp_path / "plain")
-    rank = plan_of_model(model).rank
-    assert type(config) is LoraConfig and config.r == rank and config.lora_alpha == 2 * rank
-    plain = PeftModel.from_pretrained(base_model(model_name), tmp_path / "plain")
-    torch.testing.assert_close(logits(plain), logits(model), rtol=1e-5, atol=1e-5)
-    tensors = load_file(tmp_path / "plain" / "adapter_model.safetensors")
-    assert sum(t.numel() for t in tensors.values()) == sum(
-        rank * (linear.in_features + linear.out_features) for linear in plan_of_model(model).linears
-    )
+from bslora_kit.adapters import export_lora
+from bslora_kit.adapters.__main__ import main
 
 
 def test_export_of_a_trained_subset_with_odd_scaling(tmp_path):
@@ -42,15 +25,56 @@ def test_export_of_a_trained_subset_with_odd_scaling(tmp_path):
 
 
 def test_export_takes_saved_modules_along(tmp_path):
+    """From memory, and from the saved adapter, which names its base and its task."""
     torch.manual_seed(0)
+    bert().save_pretrained(tmp_path / "base")
     config = bslora(
         1, 2, 3, target_modules=["query"], task_type=TaskType.SEQ_CLS, bias="shared_lora_only"
     )
-    model = randomise(get_peft_model(bert(), config)).eval()
-    export_lora(model, tmp_path)
-    torch.manual_seed(0)
-    plain = PeftModel.from_pretrained(bert(), tmp_path)
-    torch.testing.assert_close(logits(plain.eval()), logits(model), rtol=1e-5, atol=1e-5)
+
+    def base():
+        return BertForSequenceClassification.from_pretrained(tmp_path / "base")
+
+    model = randomise(get_peft_model(base(), config)).eval()
+    model.save_pretrained(tmp_path / "adapter")
+    export_lora(model, tmp_path / "plain")
+    (tmp_path / "base" / "model.safetensors").rename(tmp_path / "weights")
+    assert main(["export", f"{tmp_path}/adapter", f"{tmp_path}/from_saved"]) == 0
+    (tmp_path / "weights").rename(tmp_path / "base" / "model.safetensors")
+    for folder in ("plain", "from_saved"):
+        plain = PeftModel.from_pretrained(base(), tmp_path / folder).eval()
+        torch.testing.assert_close(logits(plain), logits(model), rtol=1e-5, atol=1e-5)
+
+
+def test_what_cannot_be_exported_is_named(tmp_path, capsys):
+    adapted("llama", "slice").save_pretrained(tmp_path / "adapter")
+    opt().save_pretrained(tmp_path / "opt")
+    get_peft_model(llama(), LoraConfig(r=1)).save_pretrained(tmp_path / "stock")
+
+    def message(adapter, *more):
+        assert main(["export", f"{tmp_path}/{adapter}", f"{tmp_path}/out", *more]) == 1
+        return capsys.readouterr().err
+
+    assert "no adapter_config.json" in message("nowhere")
+    assert "holds a LORA adapter" in message("stock")
+    assert "does not name its base model" in message("adapter")
+    assert "cannot be read; name its folder" in message("adapter", "--base", f"{tmp_path}/nowhere")
+    assert "LlamaForCausalLM, but" in message("adapter", "--base", f"{tmp_path}/opt")
+    with pytest.raises(ValueError, match="which the export would replace"):
+        export_lora(adapted("llama", "slice"), tmp_path / "adapter")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_does_not_choose_the_code_that_runs(tmp_path, capsys):
+    adapted("llama", "slice").save_pretrained(tmp_path / "adapter")
+    llama().save_pretrained(tmp_path / "base")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    for name in ("set_seed", "Trainer", "MyModel"):
+        mapping = {"base_model_class": name, "parent_library": "transformers"}
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"auto_mapping": mapping}))
+        folders = [f"{tmp_path}/adapter", f"{tmp_path}/out", "--base", f"{tmp_path}/base"]
+        assert main(["export", *folders]) == 1
+        assert f"made on '{name}', which transformers does not define" in capsys.readouterr().err
 
 
 def test_export_of_a_named_adapter(tmp_path):
@@ -77,23 +101,3 @@ def test_export_replaces_files_in_place(tmp_path):
     ]
     text = json.loads((tmp_path / "adapter_config.json").read_text())
     assert text["peft_type"] == "LORA" and text["target_modules"]
-
-
-def test_stock_peft_needs_no_kit(tmp_path):
-    """A new process in which importing the kit fails."""
-    model = adapted("llama", "gate")
-    base_model("llama").save_pretrained(tmp_path / "base")
-    export_lora(model, tmp_path / "plain")
-    program = """
-import sys
-sys.modules["bslora_kit"] = None
-import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
-base = AutoModelForCausalLM.from_pretrained(sys.argv[1] + "/base")
-model = PeftModel.from_pretrained(base, sys.argv[1] + "/plain")
-torch.save(model(torch.load(sys.argv[1] + "/in.pt")).logits.detach(), sys.argv[1] + "/out.pt")
-"""
-    torch.save(INPUTS, tmp_path / "in.pt")
-    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True, capture_output=True)
-    torch.testing.assert_close(torch.load(tmp_path / "out.pt"), logits(model), rtol=1e-5, atol=1e-5)

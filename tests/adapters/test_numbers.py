@@ -1,4 +1,4 @@
-"""Every method on every model against the naive reading: updates, forward, merging, gradients.
+"""Every method on every model against the naive reading: updates, forward, gradients.
 
 In float64, where a wrong equation and rounding cannot be taken for each other.
 """
@@ -61,23 +61,13 @@ def test_adapter_starts_as_no_change(model_name, method):
 
 @every_method
 @every_model
-def test_forward_equals_the_naive_model_and_the_merged_one(model_name, method):
+def test_forward_equals_the_naive_model(model_name, method):
     model = adapted(model_name, method, torch.float64)
     config, linears = model.peft_config["default"], plan_of_model(model).linears
     wanted = logits(naive_model(model_name, config, linears, stored(model)))
     base = logits(base_model(model_name, torch.float64))
     assert (wanted - base).abs().max() > 1e-3  # the adapter does something
     torch.testing.assert_close(logits(model), wanted, rtol=1e-11, atol=1e-11)
-    model.merge_adapter(safe_merge=True)
-    torch.testing.assert_close(logits(model), wanted, rtol=1e-11, atol=1e-11)
-    model.unmerge_adapter()
-    torch.testing.assert_close(logits(model), wanted, rtol=1e-11, atol=1e-11)
-    with model.disable_adapter():
-        torch.testing.assert_close(logits(model), base, rtol=1e-11, atol=1e-11)
-    merged = model.merge_and_unload()
-    assert type(merged) is type(base_model(model_name))
-    assert not any("shared_lora" in name for name, _ in merged.named_modules())
-    torch.testing.assert_close(logits(merged), wanted, rtol=1e-11, atol=1e-11)
 
 
 @every_method
@@ -115,13 +105,3 @@ def test_gradient_of_a_tensor_is_the_sum_over_its_users(model_name, method):
     assert len(found) == sum(tensor.trainable for tensor in made.tensors.values())
     for name, gradient in found.items():
         torch.testing.assert_close(gradient, sums[name], rtol=1e-10, atol=1e-12)
-
-
-@every_method
-def test_bfloat16_base_with_float32_adapters(method):
-    model = adapted("llama", method, torch.bfloat16)
-    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    out = logits(model)
-    assert out.dtype == torch.bfloat16
-    # bfloat16 keeps 8 bits: logits here are about 1, so that a wrong cast shows well above 0.03.
-    torch.testing.assert_close(out.float(), logits(model.float()), rtol=0, atol=0.03)

@@ -1,4 +1,4 @@
-"""What PEFT users do to a model, for every method; in the form of PEFT's own conformance tests."""
+"""What PEFT users do to a model beyond the matrix of test_conformance: starts, switching, refusals."""
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from adapter_cases import (
     trainable,
 )
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model, inject_adapter_in_model
+from peft.utils.hotswap import hotswap_adapter
 from transformers import T5Config, T5ForConditionalGeneration
 
 from bslora_kit import bslora, lora, tied_lora
@@ -39,26 +40,6 @@ def pair():
     out["other"] = logits(model)
     model.set_adapter("default")
     return model, out
-
-
-@every_method
-def test_disable_adapter_and_unload(method):
-    model = adapted("opt", method)
-    base = logits(base_model("opt"))
-    assert not torch.allclose(logits(model), base)
-    with model.disable_adapter():
-        assert torch.equal(logits(model), base)
-    assert trainable(model) == plan_of_model(model).trainable
-    assert torch.equal(logits(model.unload()), base)
-
-
-@every_method
-def test_only_adapter_tensors_train(method):
-    model = get_peft_model(base_model("gpt2"), make_config("gpt2", method, dropout=0.1))
-    randomise(model).train()
-    model(INPUTS, labels=INPUTS).loss.backward()
-    for name, parameter in model.named_parameters():
-        assert (parameter.grad is not None) == parameter.requires_grad == ("shared_lora_" in name), name
 
 
 @every_method
@@ -167,26 +148,6 @@ def layers_of(model):
     return [module for module in model.modules() if hasattr(module, "shared_lora_reading")]
 
 
-def test_mixed_batches(pair):
-    model, out = pair
-    rows = ["other", "default"]
-    mixed = logits(model, adapter_names=rows)
-    for row, name in enumerate(rows):
-        close(mixed[row], out[name][row])
-    close(logits(model, adapter_names=["__base__", "default"])[0], out["__base__"][0])
-    close(logits(model), out["default"])  # nothing sticks
-
-
-def test_mixed_batches_generate_with_beams(pair):
-    model, out = pair
-    options = {"num_beams": 2, "max_new_tokens": 3, "do_sample": False, "use_cache": True}
-    inputs = {"input_ids": INPUTS, "attention_mask": torch.ones_like(INPUTS)}
-    mixed = model.generate(**inputs, **options, adapter_names=["other", "default"])
-    for row, name in enumerate(["other", "default"]):
-        model.set_adapter(name)
-        assert torch.equal(model.generate(**inputs, **options)[row], mixed[row])
-
-
 def test_mixed_batches_in_an_encoder_decoder_with_beams():
     """Beams repeat the rows of the decoder, not those of the encoder."""
     torch.manual_seed(0)
@@ -285,9 +246,30 @@ def test_scopes_of_a_stock_lora():
     assert set(scopes.values()) == {"module"}
 
 
-def test_peft_refuses_injection_without_a_tuner():
-    with pytest.raises(ValueError, match="shared state"):
-        inject_adapter_in_model(lora(2), llama())
+def test_injection_without_a_tuner_is_refused():
+    """The bare model that it returns has no place for shared tensors."""
+    base = llama()
+    with pytest.raises(
+        ValueError, match="SHARED_LORA because it uses shared state.*use `get_peft_model`"
+    ):
+        inject_adapter_in_model(lora(2), base)
+    with pytest.raises(
+        ValueError, match="SHARED_LORA because it uses shared state.*use `get_peft_model`"
+    ):
+        base.add_adapter(lora(2))
+    assert not any("shared_lora" in name for name, _ in base.named_modules())
+
+
+def test_swapping_weights_in_place(tmp_path):
+    """PEFT's hotswap takes its own methods only; loading under the same name keeps the tensors."""
+    adapted("llama", "slice").save_pretrained(tmp_path)
+    model = randomise(get_peft_model(base_model("llama"), make_config("llama", "slice")), 6).eval()
+    with pytest.raises(ValueError, match="Hotswapping only supports .* SHARED_LORA was passed"):
+        hotswap_adapter(model, tmp_path, "default")
+    places = {name: p.data_ptr() for name, p in model.named_parameters()}
+    model.load_adapter(tmp_path, "default")
+    assert {name: p.data_ptr() for name, p in model.named_parameters()} == places
+    assert torch.equal(logits(model), logits(adapted("llama", "slice")))
 
 
 def test_casting_the_base_alone(pair):
@@ -301,9 +283,3 @@ def test_autocast(pair):
     model, out = pair
     with torch.autocast("cpu", torch.bfloat16):
         close(logits(model).float(), out["default"], 0.05)
-
-
-def test_keeping_the_dtype_of_the_base():
-    config = make_config("llama", "gate")
-    model = get_peft_model(base_model("llama", torch.float16), config, autocast_adapter_dtype=False)
-    assert {p.dtype for p in model.parameters()} == {torch.float16}

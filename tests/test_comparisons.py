@@ -1,0 +1,164 @@
+"""All pairs of a table's rows: against scipy and hand-made sets; the page that shows them."""
+
+import itertools
+
+import numpy
+import pandas
+import plotly.graph_objects as go
+import pytest
+import scipy.stats
+from test_tables import GRID, ITEMS, TASKS, write_run
+
+from bslora_kit import tables
+from bslora_kit.comparisons import (
+    against,
+    comparisons,
+    in_words,
+    rank_sets,
+    seed_scores,
+    with_places,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The base answers 3 of 10 in a task, ShareLoRA 6 or 8, GT 5 to 9: GT and ShareLoRA overlap."""
+    write_run(tmp_path, "base", 0, 3)
+    write_run(tmp_path, "share-b-8", 0, 6)
+    write_run(tmp_path, "share-b-8", 1, 8)
+    write_run(tmp_path, "gt-2-4-16", 0, dict.fromkeys(TASKS, 6) | {"openbookqa": 9})
+    write_run(tmp_path, "gt-2-4-16", 1, dict.fromkeys(TASKS, 7) | {"boolq": 5})
+    return tmp_path
+
+
+@pytest.fixture
+def pairs(folder):
+    return comparisons(tables.read_results(folder), GRID)
+
+
+def test_all_pairs_stand_in_the_grids_order(pairs):
+    assert list(zip(pairs["a"], pairs["b"], strict=True)) == list(
+        itertools.combinations(["base", "share-b-8", "gt-2-4-16"], 2)
+    )
+    assert pairs["difference"].tolist() == pytest.approx([-40, -100 * (63.75 + 67.5) / 200 + 30, 4.375])
+    assert pairs["seeds"].tolist() == [2, 2, 2]
+
+
+def test_seed_errors_are_those_of_the_seeds_differences(pairs):
+    """The base is one run for both seeds, so the seeds' differences are 30 and 50 points."""
+    row = pairs.set_index(["a", "b"]).loc[("base", "share-b-8")]
+    assert row["stderr_seeds"] == pytest.approx(scipy.stats.sem([30, 50]))
+    row = pairs.set_index(["a", "b"]).loc[("share-b-8", "gt-2-4-16")]
+    assert row["stderr_seeds"] == pytest.approx(scipy.stats.sem([60 - 63.75, 80 - 67.5]))
+
+
+def test_p_values_are_adjusted_over_the_table(pairs):
+    steps = sorted(pairs["p_value"])
+    stepped = numpy.maximum.accumulate([min(1, (3 - place) * p) for place, p in enumerate(steps)])
+    assert sorted(pairs["p_holm"]) == pytest.approx(list(stepped))
+    assert (pairs["distinguishable"] == (pairs["p_holm"] < 0.05)).all()
+
+
+def test_one_seed_is_a_clustered_paired_test(tmp_path):
+    """With every task alike, the test by fact is scipy's paired t test on the facts' means."""
+    write_run(tmp_path, "base", 0, 3)
+    write_run(tmp_path, "share-b-8", 0, 6)
+    found = comparisons(tables.read_results(tmp_path), GRID).iloc[0]
+    facts = numpy.array([[0, 0], [0, 1], [1, 1], [0, 0], [0, 0]]).mean(axis=1)  # 3 to 5 of 10
+    by_fact = numpy.tile(facts, len(TASKS))
+    free = len(by_fact) - len(TASKS)  # a mean of its own for each task
+    error = by_fact.std() / numpy.sqrt(free)
+    assert found["difference"] == pytest.approx(-100 * by_fact.mean()) == pytest.approx(-30)
+    assert found["stderr"] == pytest.approx(100 * error)
+    assert found["p_value"] == pytest.approx(2 * scipy.stats.t.sf(by_fact.mean() / error, free))
+    assert found["smallest"] > 1.96 * found["stderr"]
+    assert numpy.isnan(found["stderr_seeds"])
+
+
+def made_up(told):
+    """Four rows with means 4 to 1; `told` holds the distinguishable pairs."""
+    frame = pandas.DataFrame(
+        {"row": list("dacb"), "method": list("dacb"), "ranks": "", "mean": [1, 4, 2, 3]}
+    )
+    means = frame.set_index("row")["mean"]
+    rows = [
+        {"a": one, "b": other, "method_a": one, "method_b": other, "smallest": 1.0, "seeds": 1}
+        | {"difference": means[one] - means[other], "low": 0.0, "high": 0.0, "p_holm": 0.5}
+        | {"distinguishable": {one, other} in told}
+        for one, other in itertools.combinations(frame["row"], 2)
+    ]
+    return frame, pandas.DataFrame(rows)
+
+
+def test_places_are_sets():
+    """a beats c and d; b beats d: a is 1st or 2nd, b 1st to 3rd, c 2nd to 4th, d 3rd or 4th."""
+    sets = rank_sets(*made_up([{"a", "c"}, {"a", "d"}, {"b", "d"}])).set_index("row")
+    assert sets["places"].to_dict() == {"d": "3-4", "a": "1-2", "c": "2-4", "b": "1-3"}
+    assert sets["level_with"].to_dict() == {"d": "c", "a": "b", "c": "b, d", "b": "a, c"}
+
+
+def test_places_without_and_with_every_difference():
+    frame, pairs = made_up([])
+    assert set(rank_sets(frame, pairs)["places"]) == {"1-4"}
+    frame, pairs = made_up([set(pair) for pair in itertools.combinations("abcd", 2)])
+    assert rank_sets(frame, pairs)["places"].tolist() == ["4", "1", "3", "2"]
+
+
+def test_a_table_prints_what_is_not_distinguishable():
+    frame, pairs = made_up([{"a", "c"}, {"a", "d"}, {"b", "d"}])
+    seen = with_places(frame, pairs).set_index("row")["against_best"].to_dict()
+    assert seen == {"d": "below", "a": "best", "c": "below", "b": "not distinguishable"}
+    said = in_words(frame, pairs)
+    assert said[0].startswith("3 of 6 pairs of rows are distinguishable")
+    assert said[1] == "Highest mean: a. Not distinguishable from it: b."
+
+
+def test_pairs_are_turned_towards_one_row(pairs):
+    over = against(pairs, "share-b-8").set_index("row")
+    original = pairs.set_index(["a", "b"])
+    straight, turned = original.loc[("base", "share-b-8")], original.loc[("share-b-8", "gt-2-4-16")]
+    assert over.loc["base", ["difference", "low", "high"]].tolist() == pytest.approx(
+        straight[["difference", "low", "high"]].tolist()
+    )
+    assert over.loc["gt-2-4-16", ["difference", "low", "high"]].tolist() == pytest.approx(
+        [-turned["difference"], -turned["high"], -turned["low"]]
+    )
+
+
+def test_runs_by_seed(folder):
+    scores = seed_scores(tables.read_results(folder), GRID)
+    assert list(scores["seed"]) == [0, 0, 1, 0, 1]
+    assert scores["mean"].tolist() == pytest.approx([30, 60, 80, 63.75, 67.5])
+
+
+def test_runs_of_other_items_are_named(folder):
+    place = folder / "gt-2-4-16-s1" / "items.parquet"
+    pandas.read_parquet(place).iloc[ITEMS:].to_parquet(place)
+    with pytest.raises(ValueError, match="run gt-2-4-16, seed 1 has 70 items that are not the 80"):
+        comparisons(tables.read_results(folder), GRID)
+
+
+def test_a_grid_without_results_has_no_pairs(tmp_path):
+    pairs = comparisons([], GRID)
+    frame = tables.table([], GRID)
+    assert len(pairs) == 0 and in_words(frame, pairs) == []
+    assert with_places(frame, pairs)["places"].isna().all()
+
+
+def test_the_page_shows_seeds_pairs_and_verdicts(folder, pairs):
+    results = tables.read_results(folder)
+    frame = with_places(tables.table(results, GRID), pairs)
+    page = tables.to_html(
+        "Three rows",
+        frame,
+        tables.about(results, frame),
+        go.Figure(),
+        tables.differences(results, GRID),
+        pairs,
+        seed_scores(results, GRID),
+    )
+    assert "against the best" in page and "not distinguishable" in page
+    assert "All 3 pairs" in page and "Against the highest mean, ShareLoRA 8" in page
+    assert page.count("Plotly.newPlot") >= 4
+    assert "not distinguishable" in tables.to_markdown(frame)
+    assert "1-3" in tables.to_text(frame)  # two seeds of so few items tell nothing apart

@@ -131,7 +131,8 @@ def test_the_front_is_drawn_through_its_rows(browser):
     front = browser.rows[browser.rows["on_front"]].sort_values("parameters")
     assert list(line.x) == list(front["parameters"]) and list(line.y) == list(front["mean"])
     assert list(line.y) == sorted(line.y)
-    assert f"{len(front)} of 22 rows are on the Pareto front: higher mean, lower" in browser.figure.layout.title.text
+    title = browser.figure.layout.title.text
+    assert f"{len(front)} of 22 rows are on the Pareto front: higher mean, lower" in title
 
 
 def test_every_control_has_a_name_and_the_page_a_static_form(browser):

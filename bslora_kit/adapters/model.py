@@ -282,7 +282,7 @@ def _make(
 
 
 def _outside_adapters(module: nn.Module) -> Iterator[nn.Module]:
-    """A module and all in it, but for what adapted linears hold: that grows with every adapter loaded."""
+    """A module and all in it, but for what adapted linears hold: that grows with each adapter."""
     yield module
     if not isinstance(module, SharedLoraLinear):
         for child in module.children():

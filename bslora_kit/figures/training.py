@@ -41,14 +41,14 @@ def training_curves(history: History, scopes: Sequence[str], steps: int) -> go.F
     figure.update_layout(
         template="plotly_white",
         height=480,
-        margin={"l": 75, "r": 20, "t": 70, "b": 60},
-        title={"font": {"size": 15}, "y": 0.97, "yanchor": "top"},
+        margin={"l": 75, "r": 20, "t": 80, "b": 60},
+        title={"font": {"size": 15}, "y": 0.95, "yanchor": "top"},
         legend={"orientation": "h", "y": -0.14, "yanchor": "top"},
     )
     figure.update_xaxes(range=[0, steps + 1])
     figure.update_xaxes(title="step", row=2, col=1)
     figure.update_yaxes(title="loss (nats / token)", row=1, col=1)
-    figure.update_yaxes(title="gradient norm (log)", type="log", dtick=1, row=2, col=1)
+    figure.update_yaxes(title="gradient norm", rangemode="tozero", row=2, col=1)
     redraw_training_curves(figure, history, scopes, steps)
     return figure
 

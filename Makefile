@@ -22,8 +22,9 @@ NO_FOREIGN_STYLES := {'headers': {'Content-Security-Policy': \"style-src 'self' 
 run: $(VENV)/.kit
 	@$(PY) -m bslora_kit.grid papermill_runs/grids/similar_budget.yaml --profile demo --seeds 1 --jobs $(JOBS) --quick
 
+# One thread a process: the workers and the kernels they start share the cores.
 test: $(VENV)/.test
-	@$(PY) -m pytest -q -n $(JOBS) --dist loadfile tests
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -q -n $(JOBS) --dist loadfile tests
 
 lab: $(VENV)/.kit
 	@$(PY) -m jupyter lab --ip 127.0.0.1 --notebook-dir notebooks

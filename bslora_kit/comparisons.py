@@ -43,7 +43,7 @@ COLUMNS = (
 
 
 def comparisons(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pandas.DataFrame:
-    """All pairs of rows on the mean of the eight tasks.
+    """All pairs of rows on the mean of the eight tasks, or on MMLU where nothing else was scored.
 
     Args:
         results: from `results.read_results`; their folders hold items.parquet.
@@ -171,19 +171,19 @@ def in_words(table: pandas.DataFrame, pairs: pandas.DataFrame) -> list[str]:
     """
     if not len(pairs):
         return []
-    sets = rank_sets(table, pairs)
-    methods = table.set_index("row")
-    leader = table.loc[table["mean"].idxmax(), "row"]
-    level = sets.set_index("row").loc[leader, "level_with"]
     told = int(pairs["distinguishable"].sum())
-    name = f"{methods.loc[leader, 'method']} {methods.loc[leader, 'ranks']}".strip()
-    return [
+    said = [
         f"{told} of {len(pairs)} pairs of rows are distinguishable (paired by item and seed, clustered "
         f"by fact, Holm over the table); the other {len(pairs) - told} are not distinguishable.",
-        f"Highest mean: {name}. Not distinguishable from it: {level or 'no row'}.",
         f"Smallest true difference that a pair shows in 8 of 10 such comparisons, before Holm: "
         f"{pairs['smallest'].min():.1f} to {pairs['smallest'].max():.1f} points.",
     ]
+    if table["mean"].notna().any():
+        best = table.loc[table["mean"].idxmax()]
+        level = rank_sets(table, pairs).set_index("row").loc[best["row"], "level_with"]
+        name = f"{best['method']} {best['ranks']}".strip()
+        said.append(f"Highest mean: {name}. Not distinguishable from it: {level or 'no row'}.")
+    return said
 
 
 def seed_scores(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pandas.DataFrame:

@@ -270,7 +270,7 @@ def _share_sizes(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def items_of(result: Mapping[str, Any]) -> pandas.DataFrame:
-    """The items of the eight tasks that one run answered.
+    """The items of the eight tasks that one run answered, or of MMLU where it answered no other.
 
     Raises:
         ValueError: if they are not beside the result.
@@ -279,7 +279,8 @@ def items_of(result: Mapping[str, Any]) -> pandas.DataFrame:
     if not path.is_file():
         raise ValueError(f"{path} is missing; run the row again to compare item by item")
     items = pandas.read_parquet(path)
-    return items[items["task"].str.removeprefix("mini_").isin(TASKS)]
+    eight = items["task"].str.removeprefix("mini_").isin(TASKS)
+    return items[eight] if eight.any() else items
 
 
 def row_label(row: Mapping[str, Any]) -> str:

@@ -221,15 +221,16 @@ def _main_table(frame: pandas.DataFrame) -> str:
 
 def _pair_sections(frame: pandas.DataFrame, pairs: pandas.DataFrame) -> list[str]:
     """The rows against the one with the highest mean, and all pairs, folded."""
-    best = frame.loc[frame["mean"].idxmax()]
-    name = f"{best['method']} {best['ranks']}".strip()
-    others = against(pairs, best["row"])
-    parts = [f"<h2>Against the highest mean, {html.escape(name)}; Holm over all pairs</h2>"]
-    if len(others):
+    parts = []
+    if frame["mean"].notna().any():
+        best = frame.loc[frame["mean"].idxmax()]
+        name = f"{best['method']} {best['ranks']}".strip()
+        parts.append(f"<h2>Against the highest mean, {html.escape(name)}; Holm over all pairs</h2>")
+        others = against(pairs, best["row"])
         drawn = forest_plot(others, name, others["distinguishable"])
         parts.append(drawn.to_html(full_html=False, include_plotlyjs=False))
     count = int((~pairs["distinguishable"]).sum())
-    parts.append(f"<details><summary>All {len(pairs)} pairs: {count} not distinguishable</summary>")
+    parts.append(f"<details><summary>All pairs ({len(pairs)}), {count} not distinguishable</summary>")
     return [*parts, _plain_table(_pairs_view(pairs)), "</details>"]
 
 

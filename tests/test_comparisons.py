@@ -110,7 +110,7 @@ def test_a_table_prints_what_is_not_distinguishable():
     assert seen == {"d": "below", "a": "best", "c": "below", "b": "not distinguishable"}
     said = in_words(frame, pairs)
     assert said[0].startswith("3 of 6 pairs of rows are distinguishable")
-    assert said[1] == "Highest mean: a. Not distinguishable from it: b."
+    assert said[2] == "Highest mean: a. Not distinguishable from it: b."
 
 
 def test_pairs_are_turned_towards_one_row(pairs):
@@ -158,7 +158,25 @@ def test_the_page_shows_seeds_pairs_and_verdicts(folder, pairs):
         seed_scores(results, GRID),
     )
     assert "against the best" in page and "not distinguishable" in page
-    assert "All 3 pairs" in page and "Against the highest mean, ShareLoRA 8" in page
+    assert "All pairs (3)" in page and "Against the highest mean, ShareLoRA 8" in page
     assert page.count("Plotly.newPlot") >= 4
     assert "not distinguishable" in tables.to_markdown(frame)
     assert "1-3" in tables.to_text(frame)  # two seeds of so few items tell nothing apart
+
+
+def test_rows_that_only_mmlu_scored_are_compared_on_it(tmp_path):
+    """Such a table has no mean of eight tasks, so no places, but its pairs are compared all the same."""
+    for row, right in (("base", 3), ("share-b-8", 8)):
+        write_run(tmp_path, row, 0, right)
+        place = tmp_path / f"{row}-s0" / "items.parquet"
+        items = pandas.read_parquet(place)
+        items.assign(task="mini_mmlu", doc_id=range(len(items))).to_parquet(place)
+    results = tables.read_results(tmp_path)
+    for result in results:
+        result["eval"]["mean"] = result["eval"]["mean_stderr"] = None
+    pairs = comparisons(results, GRID)
+    frame = with_places(tables.table(results, GRID), pairs)
+    assert pairs["difference"].tolist() == pytest.approx([-50])
+    assert frame["places"].isna().all() and len(in_words(frame, pairs)) == 2
+    page = tables.to_html("MMLU", frame, [], go.Figure(), None, pairs, seed_scores(results, GRID))
+    assert "All pairs (1)" in page

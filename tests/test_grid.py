@@ -168,17 +168,17 @@ def test_the_placement_grid_repeats_the_published_rows():
     assert [row["ranks"] for row in rows] == 3 * [row["ranks"] for row in rows[6:]]
 
 
-@pytest.mark.parametrize("name", ["tied_lora", "tied_lora_mmlu"])
-def test_the_tied_grids_have_the_published_counts(name):
-    printed = getattr(published, name)().query("model == 'Llama 3-8B'")
+@pytest.mark.parametrize(
+    ("name", "shots"), [("tied_lora", None), ("tied_lora_mmlu", 0), ("tied_lora_mmlu_5_shot", 5)]
+)
+def test_the_tied_grids_have_the_published_counts(name, shots):
+    printed = getattr(published, name.removesuffix("_5_shot"))().query("model == 'Llama 3-8B'")
     rows = [row for row in read_grid(GRIDS / f"{name}.yaml").rows if row["method"] != "none"]
     for row in rows:
         (same,) = printed[printed["method"] == f"Tied_lora ({row['variant']})"].itertuples()
         assert (row["published_parameters"], row["published_ratio"]) == (same.parameters, same.ratio)
         assert count_of(row, shapes.llama_3_8b()) == same.parameters and row["ranks"] == [same.rank]
-    shots = [(row["variant"], row.get("shots")) for row in rows]
-    both = [(variant, count) for count in (0, 5) for variant in ("tl5", "tl6")]
-    assert shots == (both if name == "tied_lora_mmlu" else [("tl5", None), ("tl6", None)])
+    assert [(row["variant"], row.get("shots")) for row in rows] == [("tl5", shots), ("tl6", shots)]
 
 
 @pytest.mark.parametrize("base", [shapes.llama_3_8b(), shapes.of_config(paths.ROOT / "data" / "base")])

@@ -3,6 +3,7 @@
 The model has one layer of width 16: what counts is which thread does what, not what is learned.
 """
 
+import asyncio
 import threading
 
 import plotly.io
@@ -120,28 +121,24 @@ def test_stop_on_another_thread_ends_a_real_run_after_the_step_under_way(tmp_pat
         thread.join(timeout=10)
         assert not thread.is_alive()
 
-    def report(found):
-        panel.report(found)
-        if when == "between steps" and found["step"] == 3:
-            press()
-
     def in_forward(*_):
         if when == "within a step" and len(panel.history) == 2:
             press()
 
     model.register_forward_pre_hook(in_forward)
     settings = TrainingSettings(steps=200, lr=1e-3, batch_size=4, checkpoint_every=50)
-    with panel:
-        result = train(
-            model,
-            EXAMPLES,
-            settings,
-            tmp_path,
-            pad_id=0,
-            scopes=parameter_scopes(model),
-            report=report,
-            should_stop=panel.should_stop,
-        )
+
+    def train_and_press(*arguments, report, **options):
+        def report_and_press(found):
+            report(found)
+            if when == "between steps" and found["step"] == 3:
+                press()
+
+        return train(*arguments, report=report_and_press, **options)
+
+    scopes = parameter_scopes(model)
+    running = panel.run(train_and_press, model, EXAMPLES, settings, tmp_path, pad_id=0, scopes=scopes)
+    result = asyncio.run(running)
     assert result.stopped and result.steps == 3 == len(panel.history)
     assert panel.stop_button.disabled and panel.words.value.endswith("stopped")
     assert [trace.name for trace in panel.figure.data][2:] == [
@@ -209,3 +206,42 @@ def test_a_picture_takes_the_place_of_the_widgets(monkeypatch):
     title = last["application/vnd.plotly.v1+json"]["layout"]["title"]["text"]
     assert title.startswith("Step 1 of 5")
     assert "<table" in last["text/html"] and "training loss" in last["text/html"]
+
+
+def test_training_leaves_the_main_thread_to_the_callbacks(clock):
+    """ipykernel hands a button's message on where a cell awaits, not where it computes."""
+    panel, threads = TrainingPanel(5), []
+
+    def work(steps, report, should_stop):
+        threads.append(threading.current_thread())
+        pressed = any(should_stop() or threading.Event().wait(0.01) for _ in range(1000))
+        report(entry(1, grad_norm_all=1.0))
+        return steps, pressed
+
+    async def cell():
+        running = asyncio.ensure_future(panel.run(work, 7))
+        await asyncio.sleep(0)
+        panel.stop_button.click()  # as the kernel would, on the main thread, while the run goes on
+        return await running
+
+    assert asyncio.run(cell()) == (7, True)
+    assert threads[0] is not threading.main_thread()
+
+
+def test_an_interrupt_ends_the_run_too(clock):
+    panel, ended = TrainingPanel(5), threading.Event()
+
+    def work(report, should_stop):
+        while not should_stop():
+            threading.Event().wait(0.01)
+        ended.set()
+
+    async def cell():
+        running = asyncio.ensure_future(panel.run(work))
+        await asyncio.sleep(0.05)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    asyncio.run(cell())
+    assert ended.wait(10)

@@ -1,21 +1,23 @@
 """The live training panel: loss and gradient norms while a run goes on, and a button that ends it.
 
-    with TrainingPanel(settings.steps, scopes=set(parameter_scopes(model).values())) as panel:
-        result = train(..., report=panel.report, should_stop=panel.should_stop)
+    panel = TrainingPanel(settings.steps, parameter_scopes(model).values())
+    result = await panel.run(train, model, examples, settings, folder, ...)
 
-JupyterLab runs the button's callback on another thread while the cell trains. It only sets an event,
-which the training loop asks for after every step; whatever touches widgets holds one lock. When the
-block ends, a picture without widgets takes the panel's place in the page, so that a saved notebook
-and a run by papermill, where nobody sees widgets, show the run as well.
+Training runs on a thread of its own while the cell awaits it: a cell that computes on the kernel's main
+thread keeps ipykernel 7.4 from handing the button's message on. The button only sets an event, which the
+training loop asks for after every step; whatever touches widgets holds one lock. In the end a picture
+without widgets takes the panel's place in the page, so that a saved notebook and a run by papermill,
+where nobody sees widgets, show the run as well.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from threading import Event, RLock
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import ipywidgets as widgets
 import plotly.graph_objects as go
@@ -28,11 +30,16 @@ from bslora_kit.panels.parts import html_table
 if TYPE_CHECKING:
     import pandas
 
+Result = TypeVar("Result")
+
 SECONDS_BETWEEN_REDRAWS = 0.25
 
 
 class TrainingPanel:
-    """Shows a training run while it goes on; a context manager around the call of `train`.
+    """Shows a training run while it goes on.
+
+    `run` does it all. As a context manager the panel shows itself around a loop that calls `report` and
+    asks `should_stop`.
 
     Args:
         steps: of the whole run.
@@ -62,6 +69,26 @@ class TrainingPanel:
         self.words = widgets.HTML(_words([], steps))
         line = widgets.HBox([self.stop_button, self.progress, self.words])
         self.box = widgets.VBox([line, self.figure])
+
+    async def run(self, train: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
+        """Calls `train` on another thread and shows what it reports until it is done.
+
+        Interrupting the kernel is a Stop as well: the run ends after the step that is under way.
+
+        Args:
+            train: `bslora_kit.training.train`, or a function that takes `report` and `should_stop` too.
+            *arguments: passed on.
+            **options: passed on.
+
+        Returns:
+            What `train` returns.
+        """
+        hooks = {"report": self.report, "should_stop": self.should_stop}
+        with self:
+            try:
+                return await asyncio.to_thread(train, *arguments, **options, **hooks)
+            finally:
+                self._stop.set()
 
     def report(self, entry: Mapping[str, Any]) -> None:
         """Takes the entry of a step; draws at most four times a second."""
@@ -123,7 +150,7 @@ class TrainingPanel:
     ) -> None:
         with self._lock:
             self._redraw()
-            if self._stop.is_set():
+            if self.history and self.history[-1]["step"] < self._steps:
                 self.words.value = _words(self.history, self._steps, "stopped")
             self.stop_button.disabled = True
         if self._handle is not None:  # None outside of a notebook

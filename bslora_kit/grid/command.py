@@ -4,7 +4,7 @@
 
 Each row is a run of notebooks/20_run_one_row.ipynb in papermill_runs/<grid>/<row>-s<seed>/. What has a
 result is not run again; what fails does not stop the rest; the same command goes on where an earlier
-one was stopped. The table lies in papermill_runs/<grid>/ as table.md, table.csv and table.html.
+one was stopped. The table lies in papermill_runs/<grid>/ as table.md, .csv, .tex and .html.
 
 With --engine ray the jobs run on the machines of a Ray cluster (see `bslora_kit.grid.ray_cluster`):
 

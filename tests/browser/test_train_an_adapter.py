@@ -29,7 +29,7 @@ def test_stop_ends_training_and_the_notebook_goes_on(open_notebook):
     page.keyboard.press("Enter")
     stop.wait_for(state="detached", timeout=WAIT)  # a still picture takes the panel's place
     title = page.get_by_text(re.compile(rf"Step \d+ of {STEPS}: the loss goes from")).first
-    done = int(re.search(r"Step (\d+) of", title.inner_text()).group(1))
+    done = int(re.search(r"Step (\d+) of", title.text_content()).group(1))
     assert 1 <= done < STEPS
     page.get_by_text(f"in {done} steps,").wait_for(timeout=WAIT)
     page.get_by_text("rank 22 in every linear").wait_for(timeout=WAIT)

@@ -319,3 +319,4 @@ def test_a_process_may_take_its_own_run_again(tmp_path):
     first = RunLock(tmp_path)
     RunLock(tmp_path).release()
     first.release()
+    assert not is_locked(tmp_path)

@@ -23,6 +23,14 @@ from nbformat import NotebookNode
 
 PLOTLY = "application/vnd.plotly.v1+json"
 START_TIMEOUT = 180  # seconds; a kernel starts slowly beside other tests
+LAYERS = 6  # of the shipped base
+SIZES = {  # kind -> in, out of the shipped base's targets
+    "q_proj": (128, 128),
+    "k_proj": (128, 32),
+    "v_proj": (128, 32),
+    "up_proj": (128, 448),
+    "down_proj": (448, 128),
+}
 
 
 def executed(path: Path, tmp_path: Path, parameters: Mapping[str, Any] | None = None) -> NotebookNode:
@@ -80,6 +88,21 @@ def tables(notebook: NotebookNode) -> list[pandas.DataFrame]:
         if frame.columns.nlevels > 1:  # the name of an index is displayed as a second header line
             frame.columns = frame.columns.get_level_values(0)
     return frames
+
+
+def with_column(notebook: NotebookNode, name: str) -> pandas.DataFrame:
+    """The first displayed DataFrame that has a column."""
+    return next(table for table in tables(notebook) if name in table.columns)
+
+
+def first_figures(notebook: NotebookNode) -> list[go.Figure]:
+    """The Plotly figures of the first three cells."""
+    return figures(NotebookNode(cells=notebook.cells[:3]))
+
+
+def complaints(notebook: NotebookNode) -> list[str]:
+    """What the cells wrote to stderr: warnings, progress bars."""
+    return [output.text for output in outputs(notebook) if output.get("name") == "stderr"]
 
 
 def words(notebook: NotebookNode) -> str:

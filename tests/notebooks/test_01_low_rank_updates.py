@@ -2,12 +2,11 @@
 
 import numpy
 import pytest
-from running import executed, figures, tables, words
+from running import LAYERS, SIZES, complaints, executed, figures, first_figures, tables, words
 
 from bslora_kit.paths import NOTEBOOKS
 
-LAYERS, STEPS = 6, 12
-SIZES = {"q": (128, 128), "k": (128, 32), "v": (128, 32), "up": (128, 448), "down": (448, 128)}
+STEPS = 12
 WEIGHTS = LAYERS * sum(i * o for i, o in SIZES.values())
 PAIRS = LAYERS * sum(i + o for i, o in SIZES.values())  # of rank 1
 
@@ -20,8 +19,8 @@ def notebook(tmp_path_factory):
 
 def test_a_picture_within_three_cells_and_nothing_on_stderr(notebook):
     # papermill put a cell with the parameters after the tagged one, further down.
-    assert figures(notebook.__class__(cells=notebook.cells[:3]))
-    assert not [o for c in notebook.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
+    assert first_figures(notebook)
+    assert complaints(notebook) == []
 
 
 def test_the_first_picture_and_its_table_hold_the_same_elements(notebook):

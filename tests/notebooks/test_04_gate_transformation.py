@@ -2,12 +2,9 @@
 
 import numpy
 import pytest
-from running import executed, figures, tables, words
+from running import LAYERS, SIZES, complaints, executed, figures, first_figures, with_column, words
 
 from bslora_kit.paths import NOTEBOOKS
-
-SIZES = [(128, 128), (128, 32), (128, 32), (128, 448), (448, 128)]  # in, out of one layer's targets
-LAYERS = 6
 
 
 @pytest.fixture(scope="module")
@@ -16,13 +13,9 @@ def notebook(tmp_path_factory):
     return executed(path, tmp_path_factory.mktemp("walk"), {"STEPS": 2})
 
 
-def with_column(notebook, name):
-    return next(table for table in tables(notebook) if name in table.columns)
-
-
 def test_a_picture_within_three_cells_and_nothing_on_stderr(notebook):
-    assert figures(notebook.__class__(cells=notebook.cells[:3]))
-    assert not [o for c in notebook.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
+    assert first_figures(notebook)
+    assert complaints(notebook) == []
 
 
 def test_the_chain_is_drawn_in_its_sizes(notebook):
@@ -62,7 +55,7 @@ def test_every_linear_moves_all_columns_in_one_direction(notebook):
 def test_costs_are_those_of_the_formula(notebook):
     """LoRA(r_local) + (L r_intra + r_inter) 2g + 2 L sum(in + out + 2g), Zhou et al. 2025."""
     seen = with_column(notebook, "LoRA rank 1").set_index("g")
-    both = sum(map(sum, SIZES))
+    both = sum(map(sum, SIZES.values()))
     for g, row in seen.iterrows():
         assert row["gates of k_proj, one branch"] == 128 + 32 + 2 * g > row["LoRA rank 1"] == 160
         pairs = (LAYERS * 4 + 4) * 2 * g
@@ -71,7 +64,7 @@ def test_costs_are_those_of_the_formula(notebook):
 
 def test_the_floor_of_each_fit(notebook):
     seen = with_column(notebook, "vectors")
-    both = sum(map(sum, SIZES))
+    both = sum(map(sum, SIZES.values()))
     assert tuple(seen.loc["slice"]) == ((LAYERS + 1) * (448 + 448), 0)
     assert tuple(seen.loc["gate"]) == ((LAYERS + 1) * 64, 2 * LAYERS * (both + 10 * 32))
     assert tuple(seen.loc["kron"]) == ((LAYERS + 1) * 64, 2 * LAYERS * both // 32)

@@ -2,18 +2,19 @@
 
 import numpy
 import pytest
-from running import executed, figures, tables, words
+from running import (
+    LAYERS,
+    SIZES,
+    complaints,
+    executed,
+    figures,
+    first_figures,
+    tables,
+    with_column,
+    words,
+)
 
 from bslora_kit.paths import NOTEBOOKS
-
-SIZES = {  # kind -> in, out in the shipped base
-    "q_proj": (128, 128),
-    "k_proj": (128, 32),
-    "v_proj": (128, 32),
-    "up_proj": (128, 448),
-    "down_proj": (448, 128),
-}
-LAYERS = 6
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +23,9 @@ def notebook(tmp_path_factory):
     return executed(path, tmp_path_factory.mktemp("walk"), {"STEPS": 2})
 
 
-def with_column(notebook, name):
-    return next(table for table in tables(notebook) if name in table.columns)
-
-
 def test_a_picture_within_three_cells_and_nothing_on_stderr(notebook):
-    assert figures(notebook.__class__(cells=notebook.cells[:3]))
-    assert not [o for c in notebook.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
+    assert first_figures(notebook)
+    assert complaints(notebook) == []
 
 
 def test_copies_cover_every_linear_and_the_rest_is_cut(notebook):

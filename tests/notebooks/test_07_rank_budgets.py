@@ -6,7 +6,7 @@ import re
 
 import pytest
 from nbconvert import HTMLExporter
-from running import executed, figures, outputs, tables, words
+from running import complaints, executed, figures, outputs, tables, words
 
 from bslora_kit.paths import NOTEBOOKS
 
@@ -121,4 +121,4 @@ def test_memory_beside_plain_lora(notebook):
 
 
 def test_nothing_went_to_the_error_stream(notebook):
-    assert [x.text for x in outputs(notebook) if x.output_type == "stream" and x.name == "stderr"] == []
+    assert complaints(notebook) == []

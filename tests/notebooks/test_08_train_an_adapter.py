@@ -8,7 +8,7 @@ from __future__ import annotations
 import pandas
 import pytest
 import torch
-from running import executed, figures, outputs, tables, words
+from running import complaints, executed, figures, outputs, tables, words
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bslora_kit.data import batch_indices, encode, load_instructions
@@ -110,8 +110,7 @@ def test_loading_is_exact_and_merging_and_exporting_are_so_up_to_rounding(notebo
 
 
 def test_nothing_is_complained_about(notebook):
-    errors = [o.text for o in outputs(notebook) if o.output_type == "stream" and o.name == "stderr"]
-    assert errors == []
+    assert complaints(notebook) == []
 
 
 def test_an_example_carries_labels_on_its_answer_only(notebook):

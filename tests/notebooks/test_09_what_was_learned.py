@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from running import executed, figures, outputs, tables, words
+from running import complaints, executed, figures, outputs, tables, words
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bslora_kit.data import encode, load_instructions
@@ -121,5 +121,4 @@ def test_scores_and_losses_in_table_picture_and_sentence_agree(notebook):
 
 
 def test_nothing_is_complained_about(notebook):
-    errors = [o.text for o in outputs(notebook) if o.output_type == "stream" and o.name == "stderr"]
-    assert errors == []
+    assert complaints(notebook) == []

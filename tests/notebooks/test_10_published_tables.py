@@ -4,7 +4,7 @@ import itertools
 import math
 
 import pytest
-from running import executed, figures, tables, words
+from running import complaints, executed, figures, first_figures, tables, words
 
 from bslora_kit import published
 from bslora_kit.paths import NOTEBOOKS
@@ -25,8 +25,8 @@ def notebook(tmp_path_factory):
 
 
 def test_a_picture_within_three_cells_and_nothing_on_stderr(notebook):
-    assert figures(notebook.__class__(cells=notebook.cells[:3]))
-    assert not [o for c in notebook.cells for o in c.get("outputs", []) if o.get("name") == "stderr"]
+    assert first_figures(notebook)
+    assert complaints(notebook) == []
 
 
 def test_the_first_picture_draws_every_row_with_its_noise(notebook):

@@ -4,6 +4,7 @@ The two commands themselves are what runs these tests and what .ci/run calls; he
 tried with stand-ins for Python, since a real one would take minutes.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -100,3 +101,16 @@ def test_a_half_made_environment_is_made_again(tmp_path):
         assert make(tmp_path, fake, "setup").returncode != 0
     made = [line for line in log.read_text().splitlines() if line.startswith("-m venv")]
     assert len(made) == 2
+
+
+def test_the_speed_table_quotes_the_committed_benchmark():
+    run = json.loads((ROOT / "papermill_runs/reference/benchmark/cpu.json").read_text(encoding="utf-8"))
+    (layer,) = [case["rows"] for case in run["cases"] if case["name"] == "one decoder layer"]
+    measured = {row["row"]: row for row in layer}
+    table = README.split("**Speed.**")[1].split("## A real Llama")[0]
+    quoted = re.findall(r"^\| (?:BSLoRA )?([^|]+?) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", table, re.M)
+    assert len(quoted) == 7
+    for row, to_floor, to_peft, kept in quoted:
+        assert float(to_floor) == pytest.approx(measured[row]["step_to_floor"], abs=5e-4)
+        assert float(to_peft) == pytest.approx(measured[row]["step_to_peft"], abs=5e-4)
+        assert float(kept) == pytest.approx(measured[row]["kept_units_dropout"], abs=0.05)

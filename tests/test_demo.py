@@ -1,7 +1,7 @@
-"""The shipped default: texts are regenerated and compared, splits are proven clean, the base loads.
+"""The shipped default: texts are regenerated and compared, splits are proven clean, the bases load.
 
-Pre-training itself is tested on six steps of the real model (a second each on a slow core); the
-shipped base is checked against the loss that its training recorded.
+Pre-training itself is tested on a few steps of the real models (a second each on a slow core); the
+shipped bases are checked against the loss that their training recorded.
 """
 
 import json
@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bslora_kit.data import render_prompt
-from bslora_kit.demo import base
+from bslora_kit.demo import base, tokenizer
 from bslora_kit.demo.__main__ import checksums, texts
 from bslora_kit.demo.corpus import Writer
 from bslora_kit.demo.wording import DOMAINS, SUBJECTS
@@ -96,8 +96,9 @@ def answers(task: str, item: dict) -> tuple[list[str], int]:
 
 def files_of(split: str) -> list[tuple[str, str]]:
     """(task or subject, file) of every file of a split."""
-    return ([(task, f"tasks/{task}/{split}.jsonl") for task in COLUMNS]
-            + [(subject, f"mmlu/{subject}/{split}.jsonl") for subject in MMLU])
+    return [(task, f"tasks/{task}/{split}.jsonl") for task in COLUMNS] + [
+        (subject, f"mmlu/{subject}/{split}.jsonl") for subject in MMLU
+    ]
 
 
 def test_texts_are_byte_equal_to_the_committed_ones(made):
@@ -110,9 +111,10 @@ def test_checksums_cover_every_made_file():
 
 
 def test_sizes():
-    size = sum(path.stat().st_size for path in (DATA / "base").iterdir())
-    assert size <= 6_000_000
-    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) <= 15_000_000
+    sizes = {name: sum(path.stat().st_size for path in (DATA / name).iterdir()) for name in base.SHAPES}
+    assert sizes["base"] <= 6_000_000 and sum(sizes.values()) <= 20_000_000
+    made = json.loads((DATA / "checksums.json").read_text())
+    assert sum((DATA / name).stat().st_size for name in made) <= 20_000_000
 
 
 @pytest.mark.parametrize("task", COLUMNS)
@@ -187,11 +189,15 @@ def test_no_question_of_a_split_occurs_in_the_instruction_set_or_the_corpus(corp
 
 def test_validation_and_test_share_no_fact_question_pair():
     for task, file in files_of("test"):
-        pairs = [{(item["fact"], question(task, item)) for item in rows(name)}
-                 for name in (file, file.replace("test", "validation"))]
+        pairs = [
+            {(item["fact"], question(task, item)) for item in rows(name)}
+            for name in (file, file.replace("test", "validation"))
+        ]
         if task == "mini_boolq":  # the passage is part of the question there
-            pairs = [{(item["passage"], item["question"]) for item in rows(name)}
-                     for name in (file, file.replace("test", "validation"))]
+            pairs = [
+                {(item["passage"], item["question"]) for item in rows(name)}
+                for name in (file, file.replace("test", "validation"))
+            ]
         assert not pairs[0] & pairs[1], task
 
 
@@ -218,8 +224,10 @@ def test_instruction_set_teaches_new_facts_and_no_two_hop_fact(world):
     new = [taught[fact] for fact, kind in kinds.items() if kind == "new"]
     assert min(new) >= 5 and sum(new) / len(new) >= 15
     assert not any(taught[fact] for fact, kind in kinds.items() if kind in ("two_hop", "untold"))
-    both = [{(r["instruction"], r["input"], r["output"]) for r in rows(f"instructions/{part}.jsonl")}
-            for part in ("train", "heldout")]
+    both = [
+        {(r["instruction"], r["input"], r["output"]) for r in rows(f"instructions/{part}.jsonl")}
+        for part in ("train", "heldout")
+    ]
     assert not both[0] & both[1]
 
 
@@ -229,8 +237,7 @@ def test_two_hop_facts_follow_from_an_old_fact_and_a_rule(world):
             own = world.by_entity[fact.domain.name, fact.entity]
             source = next(f for f in own if f.relation.name == fact.relation.source)
             assert source.kind == "old"
-            assert (source.relation.values.index(source.value)
-                    == fact.relation.values.index(fact.value))
+            assert source.relation.values.index(source.value) == fact.relation.values.index(fact.value)
 
 
 def test_names_are_new_and_the_world_follows_from_its_seed():
@@ -244,37 +251,92 @@ def test_names_are_new_and_the_world_follows_from_its_seed():
 
 
 def test_tokenizer_reads_an_answer_as_running_text_and_the_alpaca_frame_as_four_tokens():
-    tokenizer = AutoTokenizer.from_pretrained(DATA / "base")
-    assert None not in (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.pad_token_id)
+    words = AutoTokenizer.from_pretrained(DATA / "base")
+    assert None not in (words.eos_token_id, words.bos_token_id, words.pad_token_id)
     prompt = render_prompt({"instruction": "What is it?", "input": "clay"})
-    ids = tokenizer(prompt + "clay")["input_ids"]
-    assert len(ids) - len(tokenizer("What is it?")["input_ids"]) == 5
-    assert ids[-1] == tokenizer("made of clay")["input_ids"][-1]
+    ids = words(prompt + "clay")["input_ids"]
+    assert len(ids) - len(words("What is it?")["input_ids"]) == 5
+    assert ids[-1] == words("made of clay")["input_ids"][-1]
     text = "Question: What is the job of Wena?\nAnswer: baker"
-    assert tokenizer.decode(tokenizer(text)["input_ids"]).strip() == text
+    assert words.decode(words(text)["input_ids"]).strip() == text
 
 
-def test_base_has_the_proportions_and_the_loss_it_records(world):
-    folder = DATA / "base"
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+@pytest.fixture(scope="module")
+def tokens(world):
+    words = AutoTokenizer.from_pretrained(DATA / "base")
+    return tokenizer.encode_corpus(world, words, 40 * base.STEP_TOKENS)
+
+
+LLAMAS = {  # name -> hidden, MLP, layers, heads, key/value heads of the model with these proportions
+    "base": (4096, 14336, 32, 32, 8),
+    "base-1-7b": (4096, 11008, 32, 32, 32),
+    "base-1-13b": (5120, 13824, 40, 40, 40),
+}
+
+
+@pytest.mark.parametrize("name", LLAMAS)
+def test_base_has_the_proportions_and_the_loss_it_records(name, tokens):
+    folder = DATA / name
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     config, record = model.config, json.loads((folder / "training.json").read_text())
-    assert config.num_attention_heads == 4 * config.num_key_value_heads
-    assert config.intermediate_size == 3.5 * config.hidden_size
+    hidden, mlp, layers, heads, key_value_heads = LLAMAS[name]
+    assert (32 * config.hidden_size, 32 * config.intermediate_size) == (hidden, mlp)
+    assert (8 * config.num_attention_heads, 8 * config.num_key_value_heads) == (heads, key_value_heads)
+    assert config.num_hidden_layers == pytest.approx(layers * 6 / 32, abs=0.5)
     assert record["parameters"] == sum(p.numel() for p in model.parameters())
-    tokens = base.encode_corpus(world, tokenizer, 40 * base.STEP_TOKENS)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        assert (folder / file).read_bytes() == (DATA / "base" / file).read_bytes()
     with torch.no_grad():
-        losses = [model(input_ids=w, labels=w).loss.item()
-                  for w in (base.window_batch(tokens, step) for step in range(32, 40))]
+        losses = [
+            model(input_ids=w, labels=w).loss.item()
+            for w in (base.window_batch(tokens, step) for step in range(32, 40))
+        ]
     assert np.mean(losses) == pytest.approx(record["loss_of_last_100_steps"], abs=0.15)
+
+
+def test_a_base_is_kept_while_it_is_up_to_date_and_made_again_without_its_weights(
+    world, tmp_path, monkeypatch, capsys
+):
+    for name, value in {
+        "STEPS": 2,
+        "STEP_TOKENS": 256,
+        "SHORT": 32,
+        "LONG": 64,
+    }.items():
+        monkeypatch.setattr(base, name, value)
+    monkeypatch.setattr(tokenizer, "DOCUMENTS", 200)
+    base.make_bases(world, tmp_path, ["base", "base-1-7b"])
+    made = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {path.parent.name for path in made} == {"base", "base-1-7b"}  # and no checkpoint
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "base-1-7b").config.intermediate_size == 344
+    assert AutoTokenizer.from_pretrained(tmp_path / "base-1-7b")("clay")["input_ids"]
+
+    weights = tmp_path / "base" / "model.safetensors"
+    weights.unlink()
+    capsys.readouterr()
+    base.make_bases(world, tmp_path, ["base", "base-1-7b"])
+    assert capsys.readouterr().out.splitlines() == ["pre-training base", "base-1-7b is up to date"]
+    assert {path: path.read_bytes() for path in made} == made
+
+    monkeypatch.setattr(base, "LEARNING_RATE", 1e-3)
+    base.make_bases(world, tmp_path, ["base"])
+    assert weights.read_bytes() != made[weights]
 
 
 def test_killed_pretraining_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     tokens = np.random.default_rng(0).integers(0, 64, 6 * 256).astype(np.uint16)
-    for name, value in {"STEPS": 6, "STEP_TOKENS": 256, "SHORT": 32, "LONG": 64, "LONG_EVERY": 3,
-                        "WARM_UP": 2, "CHECKPOINT_EVERY": 2}.items():
+    for name, value in {
+        "STEPS": 6,
+        "STEP_TOKENS": 256,
+        "SHORT": 32,
+        "LONG": 64,
+        "LONG_EVERY": 3,
+        "WARM_UP": 2,
+        "CHECKPOINT_EVERY": 2,
+    }.items():
         monkeypatch.setattr(base, name, value)
-    whole, _ = base.pretrain(tokens, 64, tmp_path / "whole", "same")
+    shape = base.SHAPES["base"]
+    whole, _ = base.pretrain(shape, tokens, 64, tmp_path / "whole", "same")
 
     honest = base.window_batch
 
@@ -285,9 +347,9 @@ def test_killed_pretraining_goes_on_to_the_same_weights(tmp_path, monkeypatch):
 
     monkeypatch.setattr(base, "window_batch", killed)
     with pytest.raises(KeyboardInterrupt):
-        base.pretrain(tokens, 64, tmp_path / "cut", "same")
+        base.pretrain(shape, tokens, 64, tmp_path / "cut", "same")
     monkeypatch.setattr(base, "window_batch", honest)
-    resumed, losses = base.pretrain(tokens, 64, tmp_path / "cut", "same")
+    resumed, losses = base.pretrain(shape, tokens, 64, tmp_path / "cut", "same")
     assert len(losses) == 6
     for (name, one), two in zip(whole.named_parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, two), name

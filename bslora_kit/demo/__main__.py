@@ -1,7 +1,7 @@
 """Makes the shipped default: `python -m bslora_kit.demo` (what `make demo` calls).
 
     world --> instruction set, mini tasks, mini MMLU      seconds, byte-equal at the shipped seed
-          --> corpus --> tokenizer --> pre-trained base   about ten minutes on two free cores
+          --> corpus --> tokenizer --> pre-trained bases  20 to 35 minutes of CPU time each
 
 Everything is written beside its place and moved there. A finished base is kept as long as it
 belongs to the present corpus and settings; a killed pre-training goes on from its checkpoint.
@@ -21,7 +21,7 @@ from bslora_kit.demo.instructions import Teacher
 from bslora_kit.demo.tasks import Examiner
 from bslora_kit.demo.world import World, make_world
 
-MADE = ("base", "instructions", "tasks", "mmlu", "world")
+MADE = (*base.SHAPES, "instructions", "tasks", "mmlu", "world")
 
 
 def _lines(records: Iterable[dict]) -> str:
@@ -40,11 +40,24 @@ def texts(world: World) -> dict[str, str]:
     train, held_out = Teacher(world).records()
     files = {
         "world/facts.jsonl": _lines(
-            {"fact": fact.id, "subject": fact.subject, "relation": fact.relation.name,
-             "value": fact.value, "kind": fact.kind} for fact in world.facts),
+            {
+                "fact": fact.id,
+                "subject": fact.subject,
+                "relation": fact.relation.name,
+                "value": fact.value,
+                "kind": fact.kind,
+            }
+            for fact in world.facts
+        ),
         "world/activities.jsonl": _lines(
-            {"activity": a.name, "steps": [a.plain(i) for i in range(len(a.steps))],
-             "kind": a.kind, "like": a.like} for a in world.activities),
+            {
+                "activity": a.name,
+                "steps": [a.plain(i) for i in range(len(a.steps))],
+                "kind": a.kind,
+                "like": a.like,
+            }
+            for a in world.activities
+        ),
         "instructions/train.jsonl": _lines(train),
         "instructions/heldout.jsonl": _lines(held_out),
     }
@@ -59,8 +72,10 @@ def texts(world: World) -> dict[str, str]:
 def checksums(data: Path) -> dict[str, str]:
     """SHA-256 of every made file: path relative to `data` -> hexadecimal digest."""
     files = sorted(path for name in MADE for path in (data / name).rglob("*") if path.is_file())
-    return {path.relative_to(data).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in files}
+    return {
+        path.relative_to(data).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
 
 
 def write(path: Path, content: str) -> None:
@@ -80,7 +95,7 @@ def main() -> None:
     for name, content in files.items():
         write(data / name, content)
     print(f"wrote {len(files)} text files under {data}", flush=True)
-    base.make_base(world, data / "base", data / "base.checkpoint")
+    base.make_bases(world, data)
     write(data / "checksums.json", json.dumps(checksums(data), indent=1) + "\n")
     print("wrote checksums.json", flush=True)
 

@@ -6,6 +6,7 @@ A config says what to adapt and how; `plan.plan_of(config, shapes)` says which t
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from numbers import Real
@@ -64,8 +65,12 @@ class SharedLoraConfig(PeftConfig):
             as in PEFT's LoraConfig; `bias` is "none", "all" or "shared_lora_only".
         init_weights: False starts B and v at random instead of at a zero update; for tests.
         frozen_seed: frozen factors (VeRA) are drawn from this seed, not stored in the file.
+        adapted_linears: the linears that the adapter was made for, those of one size together, with
+            "out x in": {"model.layers.0-31.self_attn.k_proj": "1024 x 4096"}.
+        weights_sha256: of the weights beside a saved config.
 
-    `get_peft_model` writes the targets that it matched and `fan_in_fan_out` into the config.
+    `get_peft_model` writes the targets that it matched, `fan_in_fan_out` and `adapted_linears` into the
+    config, and saving writes `weights_sha256`. Loading compares both where the file has them.
 
     Raises:
         ValueError: for a config that adapts nothing or holds a value out of range.
@@ -84,9 +89,13 @@ class SharedLoraConfig(PeftConfig):
     fan_in_fan_out: bool = False
     init_weights: bool = True
     frozen_seed: int = 0
+    adapted_linears: dict[str, str] | None = None
+    weights_sha256: str | None = field(default=None, compare=False)
 
-    # Whether the config was read from a folder whose weights are still to come. Not a field.
+    # Whether the config was read from a file whose weights are still to come, and the linears that the
+    # file names, since the field has those of the model at hand. Not fields.
     awaits_weights: ClassVar[bool] = False
+    linears_in_file: ClassVar[dict[str, str] | None] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -129,19 +138,37 @@ class SharedLoraConfig(PeftConfig):
         """Reads the config of a saved adapter; as in PEFT.
 
         Raises:
-            ValueError: if the weights beside it are damaged, before any model is touched.
+            ValueError: if the weights beside it are damaged or are not those that were saved with it,
+                before any model is touched.
         """
         config = super().from_pretrained(pretrained_model_name_or_path, subfolder, **kwargs)
+        if not isinstance(config, SharedLoraConfig):  # PEFT makes the class that the file names
+            return config
+        config.awaits_weights = True
+        config.linears_in_file = config.adapted_linears
         weights = Path(pretrained_model_name_or_path, subfolder or "", SAFETENSORS_WEIGHTS_NAME)
         if weights.is_file():
             try:
                 with safe_open(weights, framework="pt"):
-                    config.awaits_weights = True
+                    pass
             except SafetensorError as error:
                 raise ValueError(
                     f"{weights} is damaged ({error}); copy it again or save the adapter again"
                 ) from error
+            found = _sha256(weights)
+            if config.weights_sha256 not in (None, found):
+                raise ValueError(
+                    f"{weights} is altered: its SHA-256 is {found} where adapter_config.json has "
+                    f"{config.weights_sha256}; copy both again or save the adapter again. If the change "
+                    "is meant, take weights_sha256 out of adapter_config.json"
+                )
         return config
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Writes adapter_config.json; as in PEFT, which writes the weights before it."""
+        weights = Path(save_directory, SAFETENSORS_WEIGHTS_NAME)
+        self.weights_sha256 = _sha256(weights) if weights.is_file() else None
+        super().save_pretrained(save_directory, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
         """The config as plain data; sets become sorted lists so that equal configs give equal files."""
@@ -177,6 +204,12 @@ class SharedLoraConfig(PeftConfig):
                 f"{shapes.name}; it has {', '.join(sorted({x.kind for x in shapes.linears}))}"
             )
         return found
+
+
+def _sha256(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def _means_all_linear(targets: set[str] | str) -> bool:

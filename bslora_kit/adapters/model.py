@@ -22,7 +22,12 @@ from torch import nn
 from bslora_kit import plan
 from bslora_kit.adapters.bank import AdapterTensor, make_tensor, module_name, own_name
 from bslora_kit.adapters.layer import BASE_NAME, Reading, SharedLoraLinear
-from bslora_kit.adapters.matching import home_of, match_linears
+from bslora_kit.adapters.matching import (
+    describe_linears,
+    home_of,
+    linears_difference,
+    match_linears,
+)
 from bslora_kit.methods import METHOD_NAME, SharedLoraConfig
 from bslora_kit.plan import Plan
 
@@ -71,6 +76,7 @@ class SharedLoraModel(BaseTuner):
         config = self.peft_config[adapter_name]
         linears = match_linears(config, model)
         made = plan.plan(config.branches, linears)
+        config.adapted_linears = describe_linears(linears)
         grads = [(p, p.requires_grad) for p in self.shared_lora_bank.parameters()]
         home = {linear.name: home_of(model.get_submodule(linear.name)) for linear in linears}
         shared = nn.ModuleDict()
@@ -237,7 +243,8 @@ class SharedLoraModel(BaseTuner):
         """Puts the adapter's name into the entries of a file, after comparing them with the model.
 
         Raises:
-            ValueError: if an entry is missing, unknown or of another shape. No value is written then.
+            ValueError: if the file was made for other linears, or if an entry is missing, unknown or of
+                another shape. No value is written then.
         """
         wanted = {
             cls._remove_adapter_name_from_key(key, adapter_name): (key, value.shape)
@@ -247,7 +254,10 @@ class SharedLoraModel(BaseTuner):
             if PREFIX in key
         }
         given = {key: value.shape for key, value in state_dict.items() if PREFIX in key}
-        problem = _difference({key: shape for key, (_, shape) in wanted.items()}, given)
+        problem = config.awaits_weights and linears_difference(
+            config.linears_in_file, config.adapted_linears
+        )
+        problem = problem or _difference({key: shape for key, (_, shape) in wanted.items()}, given)
         if problem:
             if config.awaits_weights:
                 _take_out(model.base_model, adapter_name)

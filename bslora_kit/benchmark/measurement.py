@@ -43,9 +43,9 @@ def measure(
 
     Returns:
         Records of plain data: row, kind, rank, peer, trainable; forward_ms, backward_ms, step_ms;
-        step_to_floor and step_to_peft (medians of ratios); kept_bytes and kept_bytes_dropout, and both
-        in units of one [batch, tokens, hidden] of the base's dtype; flops; peak_bytes (None on a CPU);
-        problem ("" or what kept it from running).
+        step_to_floor and step_to_peft (medians of ratios); kept_bytes and kept_bytes_dropout (None where
+        memory ends), and both in units of one [batch, tokens, hidden] of the base's dtype; flops;
+        peak_bytes (None on a CPU); problem ("" or what kept it from running).
     """
     records, models = {}, {}
     for row in rows:
@@ -57,10 +57,11 @@ def measure(
             models[row.name] = model
         except torch.OutOfMemoryError:
             records[row.name] |= {"problem": "out of memory"}
+        if row.name not in models:  # after the handler, whose traceback holds the tensors
             gc.collect()
             _clear(workload, model)
     note(f"{workload.name}: {repetitions} repetitions of {len(models)} rows")
-    times = _interleaved(workload, models, repetitions)
+    times = _interleaved(workload, models, repetitions) if models else {}
     for row in rows:
         records[row.name] |= _times(row, times)
         if row.name in models and row.name not in times:
@@ -86,10 +87,9 @@ def kept_bytes(run: Callable[[], Tensor], model: nn.Module) -> int:
 
 def _memory_and_operations(workload: Workload, row: Row, model: nn.Module) -> dict[str, Any]:
     """What does not change from step to step."""
-    plain, dropped = (
-        kept_bytes(lambda subject=subject: workload.run(subject), subject)
-        for subject in (model, row.build(workload.base, workload.targets, DROPOUT))
-    )
+    plain = kept_bytes(lambda: workload.run(model), model)
+    dropped = _kept_bytes_with_dropout(workload, row)
+    _clear(workload, model)
     counter = FlopCounterMode(display=False)
     with counter:
         _backward(workload, workload.run(model))
@@ -106,10 +106,19 @@ def _memory_and_operations(workload: Workload, row: Row, model: nn.Module) -> di
         "kept_bytes": plain,
         "kept_units": plain / workload.leaf.nbytes,
         "kept_bytes_dropout": dropped,
-        "kept_units_dropout": dropped / workload.leaf.nbytes,
+        "kept_units_dropout": None if dropped is None else dropped / workload.leaf.nbytes,
         "flops": counter.get_total_flops(),
         "peak_bytes": peak,
     }
+
+
+def _kept_bytes_with_dropout(workload: Workload, row: Row) -> int | None:
+    """None if memory ends: what is timed has no dropout and may fit all the same."""
+    model = row.build(workload.base, workload.targets, DROPOUT)
+    try:
+        return kept_bytes(lambda: workload.run(model), model)
+    except torch.OutOfMemoryError:
+        return None
 
 
 def _interleaved(

@@ -153,6 +153,11 @@ def logits(model, **options):
         return model(INPUTS, **options).logits
 
 
+def logits_as_lists(model):
+    """The same as plain numbers, for another process to hand back."""
+    return logits(model).tolist()
+
+
 def trainable(model):
     """Elements of the distinct trainable Parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -17,7 +17,7 @@ from adapter_cases import (
 )
 from peft import (
     AutoPeftModelForCausalLM,
-    PeftConfig,
+    LoraConfig,
     PeftModel,
     PeftType,
     get_peft_model,
@@ -25,11 +25,14 @@ from peft import (
 )
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM
 
 import bslora_kit.adapters
-from bslora_kit import bslora, lora, vera
+from bslora_kit import SharedLoraConfig, bslora, lora, tied_lora, vera
 from bslora_kit.adapters import SharedLoraModel, plan_of_model
+from bslora_kit.adapters.matching import describe_linears
 from bslora_kit.methods import PEFT_TYPE
+from bslora_kit.shapes import linear_at
 
 WEIGHTS = "adapter_model.safetensors"
 BANK = "base_model.shared_lora_bank"
@@ -116,6 +119,8 @@ def change_config(folder, **changes):
 
 
 def change_weights(folder, change):
+    """Rewrites the weights on purpose, which the config then has to allow."""
+    change_config(folder, weights_sha256=None)
     save_file(change(load_file(folder / WEIGHTS)), folder / WEIGHTS, metadata={"format": "pt"})
 
 
@@ -169,10 +174,116 @@ def test_a_truncated_file_is_refused_before_the_model_is_touched(tmp_path, cut):
     assert not any("shared_lora" in name for name, _ in base.named_modules())
 
 
+@pytest.mark.parametrize("place", [0, 0.5, -1])
+def test_altered_values_are_refused_before_the_model_is_touched(tmp_path, place):
+    model = adapted("llama", "gate")
+    model.save_pretrained(tmp_path)
+    file = tmp_path / WEIGHTS
+    content = bytearray(file.read_bytes())
+    first = 8 + int.from_bytes(content[:8], "little")  # the header stays as it was
+    content[-1 if place < 0 else first + int(place * (len(content) - first))] ^= 1
+    file.write_bytes(content)
+    assert load_file(file).keys()  # safetensors sees nothing wrong
+    refused(model, tmp_path, "is altered: its SHA-256", "default")
+    refused(model, tmp_path, "is altered: its SHA-256", "second")
+    base = base_model("llama")
+    with pytest.raises(ValueError, match="is altered: its SHA-256"):
+        PeftModel.from_pretrained(base, tmp_path)
+    assert not any("shared_lora" in name for name, _ in base.named_modules())
+
+
+def test_the_weights_of_one_save_and_the_config_of_another_are_refused(tmp_path):
+    adapted("llama", "slice").save_pretrained(tmp_path)
+    older = (tmp_path / "adapter_config.json").read_bytes()
+    model = randomise(adapted("llama", "slice"), seed=4)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(logits(PeftModel.from_pretrained(base_model("llama"), tmp_path)), logits(model))
+    (tmp_path / "adapter_config.json").write_bytes(older)  # as a copy that was cut off leaves them
+    refused(model, tmp_path, "is altered: its SHA-256")
+
+
+def test_a_config_names_the_linears_it_was_made_for(tmp_path):
+    config = tied_lora(2, target_modules=["q_proj", "down_proj", "lm_head"])
+    get_peft_model(base_model("llama"), config).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["adapted_linears"] == {
+        "model.layers.0-1.self_attn.q_proj": "24 x 24",
+        "model.layers.0-1.mlp.down_proj": "24 x 43",
+        "lm_head": "40 x 24",
+    }
+
+
+def test_layers_alike_stand_together_and_others_alone():
+    sizes = [(0, 24), (1, 24), (2, 32), (3, 24), (5, 24), (6, 24)]
+    found = describe_linears(linear_at(f"stack.{layer}.up", 8, out) for layer, out in sizes)
+    assert found == {"stack.0-1,3,5-6.up": "24 x 8", "stack.2.up": "32 x 8"}
+
+
+def test_a_file_from_before_these_fields_loads(tmp_path):
+    model = adapted("llama", "tl5")
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    saved = json.loads(path.read_text())
+    del saved["adapted_linears"], saved["weights_sha256"]
+    path.write_text(json.dumps(saved))
+    again = PeftModel.from_pretrained(base_model("llama"), tmp_path)
+    again.load_adapter(tmp_path, "default")
+    assert torch.equal(logits(again), logits(model))
+
+
+@pytest.mark.parametrize(
+    ("setting", "method", "options"),
+    [
+        ("scaling", "slice", {"scaling": 4.0}),
+        ("frozen_seed", "slice", {"frozen_seed": 7}),
+        ("branches", "gate", {}),
+    ],
+)
+def test_a_reload_under_the_same_name_compares_settings(tmp_path, setting, method, options):
+    """PEFT reads no config there; what the weights do not show would go unnoticed."""
+    model = adapted("llama", "slice")
+    model.save_pretrained(tmp_path / "same")
+    adapted("llama", method, **options).save_pretrained(tmp_path / "changed")
+    refused(model, tmp_path / "changed", f"saved with {setting} .*load under another name", "default")
+    randomise(model, seed=4)
+    model.load_adapter(tmp_path / "same", "default")
+    assert torch.equal(logits(model), logits(adapted("llama", "slice")))
+
+
+def test_settings_read_from_a_file_may_be_changed_before_loading(tmp_path):
+    adapted("llama", "slice").save_pretrained(tmp_path)
+    config = SharedLoraConfig.from_pretrained(tmp_path)
+    config.scaling = 4.0
+    model = PeftModel.from_pretrained(base_model("llama"), tmp_path, config=config)
+    assert torch.equal(logits(model), logits(adapted("llama", "slice", scaling=4.0)))
+
+
+def test_settings_read_from_a_file_serve_another_base(tmp_path):
+    """A new adapter with the settings of a saved one, which resumes from a checkpoint of its own."""
+    adapted("llama", "tl5").save_pretrained(tmp_path / "llama")
+    deeper = base_model("llama").config
+    deeper.num_hidden_layers = 3
+    start = [
+        get_peft_model(LlamaForCausalLM(deeper), SharedLoraConfig.from_pretrained(tmp_path / "llama"))
+        for _ in range(2)
+    ]
+    start[0].save_pretrained(tmp_path / "checkpoint")
+    start[1].load_adapter(tmp_path / "checkpoint", "default")
+    with pytest.raises(ValueError, match="does not fit"):
+        start[1].load_adapter(tmp_path / "llama", "default")
+    assert plan_of_model(start[1]).trainable == trainable(adapted("llama", "tl5"))
+
+
+def test_an_adapter_of_another_method_is_not_loaded_over_one_of_this_kit(tmp_path):
+    get_peft_model(base_model("llama"), LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path)
+    refused(adapted("llama", "lora"), tmp_path, "does not fit adapter 'default'.* is missing", "default")
+    stock = get_peft_model(base_model("llama"), LoraConfig(target_modules=["q_proj"]))
+    stock.load_adapter(tmp_path, "default")  # PEFT's own methods load as ever
+
+
 def test_a_failed_load_does_not_remove_an_adapter_in_use(tmp_path):
     adapted("llama", "slice").save_pretrained(tmp_path / "good")
     adapted("llama", "gate").save_pretrained(tmp_path / "other")
-    config = PeftConfig.from_pretrained(tmp_path / "good")
+    config = SharedLoraConfig.from_pretrained(tmp_path / "good")
     config.inference_mode = False
     model = randomise(get_peft_model(base_model("llama"), config)).eval()
     out = logits(model)  # it has run
@@ -183,7 +294,8 @@ def test_a_failed_load_does_not_remove_an_adapter_in_use(tmp_path):
 
 def test_a_reload_registers_nothing_twice():
     """As after editing the kit in a notebook."""
-    registered = PEFT_TYPE_TO_TUNER_MAPPING[PEFT_TYPE]
+    registered, load_adapter = PEFT_TYPE_TO_TUNER_MAPPING[PEFT_TYPE], PeftModel.load_adapter
     importlib.reload(bslora_kit.adapters)
+    assert PeftModel.load_adapter is load_adapter
     assert PEFT_TYPE_TO_TUNER_MAPPING[PEFT_TYPE] is registered is SharedLoraModel
     assert list(PeftType).count(PEFT_TYPE) == 1 and PeftType("SHARED_LORA") is PEFT_TYPE

@@ -1,44 +1,78 @@
-"""8-bit and 4-bit bitsandbytes bases under every method, with the library's CPU kernels."""
+"""8-bit and 4-bit bitsandbytes bases under every method, with the library's CPU kernels.
+
+Every method and fit on a Llama; on the other models and quantisations one method of each kind of role.
+"""
 
 import copy
 
 import pytest
 import torch
-from adapter_cases import INPUTS, METHODS, base_model, logits, make_config, randomise, trainable
+from adapter_cases import (
+    INPUTS,
+    METHODS,
+    MODELS,
+    base_model,
+    logits,
+    make_config,
+    randomise,
+    trainable,
+)
 from peft import PeftModel, get_peft_model
-from transformers import BitsAndBytesConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from bslora_kit.adapters import export_lora, parameter_scopes, plan_of_model
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not a dependency: pip install bitsandbytes")
 
-KINDS = {
-    "8bit": BitsAndBytesConfig(load_in_8bit=True),
-    "4bit": BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+F32, BF16 = torch.float32, torch.bfloat16
+KINDS = {  # how the weights are kept, and the dtype of everything else
+    "8bit": ({"load_in_8bit": True}, F32),
+    "4bit": ({"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": F32}, F32),
+    "8bit_bfloat16": ({"load_in_8bit": True}, BF16),
+    "4bit_fp4": ({"load_in_4bit": True, "bnb_4bit_compute_dtype": F32}, F32),
+    "4bit_double_bfloat16": (
+        {
+            "load_in_4bit": True,
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": BF16,
+        },
+        BF16,
     ),
 }
+EVERY_ROLE = ("lora", "tl6", "slice", "gate", "kron", "vera", "own_row")
+CASES = [
+    (model, kind, method)
+    for model in MODELS
+    for kind in KINDS
+    for method in METHODS
+    if method in EVERY_ROLE or (model == "llama" and kind in ("8bit", "4bit"))
+]
 
 
 @pytest.fixture(scope="module")
 def bases(tmp_path_factory):
-    """A quantised model of each kind, from the same saved weights."""
-    folder = tmp_path_factory.mktemp("base")
-    base_model("llama").save_pretrained(folder)
-    return {
-        kind: LlamaForCausalLM.from_pretrained(
-            folder, quantization_config=config, device_map="cpu", dtype=torch.float32
-        ).eval()
-        for kind, config in KINDS.items()
-    }
+    """(model, kind) -> a quantised model, from the same saved weights."""
+    folder, made = tmp_path_factory.mktemp("base"), {}
+    for name in MODELS:
+        base_model(name).save_pretrained(folder / name)
+        for kind, (options, dtype) in KINDS.items():
+            made[name, kind] = AutoModelForCausalLM.from_pretrained(
+                folder / name,
+                quantization_config=BitsAndBytesConfig(**options),
+                device_map="cpu",
+                dtype=dtype,
+            ).eval()
+    return made
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("kind", KINDS)
-def test_quantised_bases(bases, kind, method, tmp_path):
-    base = copy.deepcopy(bases[kind])
+@pytest.mark.parametrize(("model_name", "kind", "method"), CASES)
+def test_quantised_bases(bases, model_name, kind, method, tmp_path):
+    quantised, dtype = bases[model_name, kind], KINDS[kind][1]
+    tolerance = 1e-4 if dtype == F32 else 0.03
+    base = copy.deepcopy(quantised)
     plain = logits(base)
-    model = randomise(get_peft_model(base, make_config("llama", method))).eval()
+    model = randomise(get_peft_model(base, make_config(model_name, method))).eval()
     out = logits(model)
     assert (out - plain).abs().max() > 1e-3
     with model.disable_adapter():
@@ -46,10 +80,12 @@ def test_quantised_bases(bases, kind, method, tmp_path):
     assert trainable(model) == plan_of_model(model).trainable
 
     # One linear against its own base: the update is added to what the quantised linear gives.
-    layer = model.get_base_model().model.layers[0].mlp.up_proj
-    x = torch.randn(2, 3, 24)
-    wanted = layer.base_layer(x) + x @ layer.get_delta_weight("default").T
-    torch.testing.assert_close(layer(x), wanted, rtol=1e-4, atol=1e-4)
+    layer = model.get_base_model().get_submodule(plan_of_model(model).linears[-1].name)
+    x = torch.randn(2, 3, layer.in_features, dtype=dtype)
+    A, B = layer.effective_pair("default")
+    update = x.float() @ A.T @ B.T
+    wanted = layer.base_layer(x).float() + model.peft_config["default"].scaling * update
+    torch.testing.assert_close(layer(x).float(), wanted, rtol=tolerance, atol=tolerance)
 
     model.train()
     model(INPUTS, labels=INPUTS).loss.backward()
@@ -57,11 +93,11 @@ def test_quantised_bases(bases, kind, method, tmp_path):
     assert found == parameter_scopes(model).keys()
 
     model.eval().save_pretrained(tmp_path / "adapter")
-    again = PeftModel.from_pretrained(copy.deepcopy(bases[kind]), tmp_path / "adapter").eval()
+    again = PeftModel.from_pretrained(copy.deepcopy(quantised), tmp_path / "adapter").eval()
     assert torch.equal(logits(again), out)
     export_lora(model, tmp_path / "plain")
-    stock = PeftModel.from_pretrained(copy.deepcopy(bases[kind]), tmp_path / "plain").eval()
-    torch.testing.assert_close(logits(stock), out, rtol=1e-4, atol=1e-4)
+    stock = PeftModel.from_pretrained(copy.deepcopy(quantised), tmp_path / "plain").eval()
+    torch.testing.assert_close(logits(stock), out, rtol=tolerance, atol=tolerance)
 
     # A merged weight is quantised again: near the update, and exactly as the base's own grid allows.
     merged = model.merge_and_unload()

@@ -63,17 +63,21 @@ def gradients(model):
 
 
 def assert_near(found, exact, dtype):
-    """All together closely; each alone loosely, since a gate's gradient is a sum that nearly cancels."""
+    """All together closely; each alone loosely, since a gate's gradient is a sum that nearly cancels.
+
+    Some are a millionth of the others, of which the roundings are left: hence the part of the total.
+    """
     error = {name: (found[name] - gradient).norm() for name, gradient in exact.items()}
     total = sum(gradient.norm() ** 2 for gradient in exact.values()) ** 0.5
     assert sum(e**2 for e in error.values()) ** 0.5 < {torch.bfloat16: 0.1}.get(dtype, 0.03) * total
-    assert all(error[name] < 0.3 * gradient.norm() for name, gradient in exact.items())
+    for name, gradient in exact.items():
+        assert error[name] < 0.3 * gradient.norm() + 1e-4 * total, name
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("method", METHODS)
 def test_half_precision_follows_float32(method, dtype):
-    wanted, model = randomised(method, torch.float32), randomised(method, dtype)
+    wanted, model = randomised(method, dtype).float(), randomised(method, dtype)
     with torch.no_grad():
         difference = model(ids()).logits.float() - wanted(ids()).logits
     # bfloat16 keeps 8 bits, float16 11; logits are about 1, and a wrong cast shows well above this.

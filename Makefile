@@ -1,6 +1,7 @@
 # make run    sets up a virtual environment and fine-tunes the shipped base with every method of the
 #             equal-budget table: 16 training runs, one table
 # make test   sets up what is missing and runs the tests
+# make tables resumes the committed reference run, which has nothing left to do, and writes its tables
 # make lab    opens JupyterLab on notebooks/, on this machine only
 # make app    serves the rank-triple picker (notebooks/07) as a page, on this machine only
 # make demo   makes the shipped world, base and tasks again
@@ -16,11 +17,14 @@ export PYTHONUNBUFFERED := 1
 # Without this header Voila's page asks a public server for icons.
 NO_FOREIGN_STYLES := {'headers': {'Content-Security-Policy': \"style-src 'self' 'unsafe-inline'\"}}
 
-.PHONY: run test test-browser lab app demo setup clean
+.PHONY: run tables test test-browser lab app demo setup clean
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.kit
 	@$(PY) -m bslora_kit.grid papermill_runs/grids/similar_budget.yaml --profile demo --seeds 1 --jobs $(JOBS) --quick
+
+tables: $(VENV)/.kit
+	@$(PY) -m bslora_kit.grid.reference --jobs $(JOBS)
 
 # One thread a process: the workers and the kernels they start share the cores.
 test: $(VENV)/.test

@@ -23,6 +23,8 @@ from accelerate.utils import (
 )
 from torch import nn
 
+from bslora_kit.sharding import shard_frozen_weights
+
 _SUPPORTED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 # What accelerate hangs on a model: autocast, as an attribute `forward`, and two notes of its own.
 _HUNG_ON = ("forward", "_original_forward", "_is_accelerate_prepared")
@@ -47,16 +49,20 @@ def precision_for(device: torch.device, wanted: str = "auto") -> str:
     return wanted
 
 
+def this_process() -> PartialState:
+    """This process's device and, under `accelerate launch`, its place among the others."""
+    # Without being told so, accelerate takes processes on machines without a GPU for lone ones.
+    return PartialState(cpu=_on_cpu())
+
+
 def make_accelerator(precision: str) -> Accelerator:
     """An accelerator for this process, in a given precision (see `precision_for`)."""
-    # Without being told so, accelerate takes processes on machines without a GPU for lone ones.
-    cpu = not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
-    resolved = precision_for(PartialState(cpu=cpu).device, precision)
+    resolved = precision_for(this_process().device, precision)
     # accelerate's state is one per process and refuses a second precision; a notebook that trains
     # in fp32 and then in bf16 needs a fresh one (transformers' Trainer does the same).
     AcceleratorState._reset_state()
     accelerator = Accelerator(
-        cpu=cpu,
+        cpu=_on_cpu(),
         mixed_precision="no" if resolved == "fp32" else resolved,
         # Losses arrive divided by the tokens of the whole batch: accelerate has nothing to divide,
         # whatever its launcher's configuration says.
@@ -72,11 +78,21 @@ def make_accelerator(precision: str) -> Accelerator:
     return accelerator
 
 
+def _on_cpu() -> bool:
+    return not torch.accelerator.is_available() or parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
 @contextmanager
 def in_training_mode(
-    model: nn.Module, accelerator: Accelerator, gradient_checkpointing: bool
+    model: nn.Module, accelerator: Accelerator, gradient_checkpointing: bool, shard: bool = False
 ) -> Iterator[nn.Module]:
     """Puts a model on the device, in train mode and under autocast; afterwards undoes the last two.
+
+    Args:
+        model: in every process the same.
+        accelerator: from `make_accelerator`.
+        gradient_checkpointing: recompute activations in the backward pass.
+        shard: spread its frozen weights over the processes; the model stays so.
 
     Yields:
         The model to call: itself, or its data-parallel wrapper.
@@ -93,7 +109,12 @@ def in_training_mode(
         torch.cuda.reset_peak_memory_stats(accelerator.device)
     try:
         model.train()
-        yield accelerator.prepare_model(model)
+        if shard:
+            prepared = accelerator.prepare_model(model, device_placement=False, evaluation_mode=True)
+            shard_frozen_weights(prepared, accelerator.device)
+            yield prepared
+        else:
+            yield accelerator.prepare_model(model)
     finally:
         for name in _HUNG_ON:
             model.__dict__.pop(name, None)

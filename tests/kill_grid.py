@@ -44,14 +44,15 @@ LATEST = {"starting": 6.0, "loading": 2.0, "training": 2.0, "scoring": 3.0}
 TARGETS = {"job": "bslora_kit.jobs.run_job", "kernel": "ipykernel_launcher"}
 
 
-def start_driver(folder: Path) -> subprocess.Popen[str]:
+def start_driver(folder: Path, out: Path, rows: list[dict] = ROWS) -> subprocess.Popen[str]:
+    """Starts a grid; `folder` takes its file and what the driver says, `out` the runs."""
     grid = folder / "killed.yaml"
-    grid.write_text(yaml.safe_dump({"rows": ROWS}), encoding="utf-8")
+    grid.write_text(yaml.safe_dump({"rows": rows}), encoding="utf-8")
     sets = ["--set", f"steps={STEPS}", "--set", f"limit={LIMIT}"]
     with (folder / "driver.log").open("a", encoding="utf-8") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "bslora_kit.grid", str(grid), "--profile", "tiny"]
-            + ["--out", str(folder / "runs"), *sets],
+            + ["--out", str(out), *sets],
             stdout=log,
             stderr=log,
             cwd=paths.ROOT,
@@ -118,7 +119,8 @@ def kill(driver: subprocess.Popen[str], target: str, draw: random.Random) -> boo
 def check_files(runs: Path) -> None:
     """Every file that has its final name is whole; history.jsonl grows line by line until the end."""
     for path in runs.rglob("*"):
-        if ".part" in str(path.relative_to(runs)) or not path.is_file():
+        name = str(path.relative_to(runs))
+        if ".part" in name or ".writing" in name or not path.is_file():
             continue
         try:
             if path.suffix in (".json", ".ipynb"):
@@ -134,12 +136,12 @@ def check_files(runs: Path) -> None:
             raise AssertionError(f"{path} is not whole") from error
 
 
-def check_done(runs: Path) -> None:
+def check_done(runs: Path, rows: list[dict] = ROWS) -> None:
     """Every row is there once, with all its steps and items."""
     assert sorted(path.name for path in runs.iterdir() if path.is_dir()) == sorted(
-        f"{row['row']}-s0" for row in ROWS
+        f"{row['row']}-s0" for row in rows
     )
-    for row in ROWS:
+    for row in rows:
         folder = runs / f"{row['row']}-s0"
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
         assert (result["run"]["row"], result["run"]["method"]) == (row["row"], row["method"])
@@ -169,13 +171,13 @@ def kill_at_random(root: Path, kills: int, draw: random.Random) -> Iterator[str]
         folder.mkdir()
         runs = folder / "runs" / "killed"
         finished: dict[Path, tuple[int, bytes]] = {}
-        driver, unharmed = start_driver(folder), 0
+        driver, unharmed = start_driver(folder, runs.parent), 0
         try:
             while not _all_done(runs) or driver.poll() is None:
                 if driver.poll() is not None:  # killed, or a kernel's death has failed a row
                     unharmed += not kills
                     assert unharmed < 3, (folder / "driver.log").read_text(encoding="utf-8")[-4000:]
-                    driver = start_driver(folder)
+                    driver = start_driver(folder, runs.parent)
                 wait_for_a_moment(driver, runs, draw if kills else None)
                 if kills and driver.poll() is None:
                     for path in runs.glob("*/result.json"):

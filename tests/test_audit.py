@@ -11,8 +11,8 @@ import pandas
 import pytest
 
 from bslora_kit import published
-from bslora_kit.audit import as_frame, audit
 from bslora_kit.published import ITEMS, TASKS
+from bslora_kit.published.audit import as_frame, audit
 
 MEANS = {
     "openbookqa": 46,
@@ -110,6 +110,17 @@ def test_rows_that_training_hardly_moved_are_named(findings):
     assert "rank 8;" in far["Llama 3-8B Tied_lora (tl5)", "67.48"].explanation
 
 
+def test_methods_that_answer_alike_are_named(findings):
+    """On two of the three models TL5 and TL6 differ by 0 to 2 right answers a task."""
+    level = {x.row.split(" (row")[0]: x for x in findings if x.rule == "level methods"}
+    assert set(level) == {
+        f"Llama 1-{size} Tied_lora ({variant})" for size in ("7B", "13B") for variant in ("tl5", "tl6")
+    }
+    why = level["Llama 1-7B Tied_lora (tl5)"].explanation
+    assert why.startswith("Llama 1-7B Tied_lora (tl6) (row 2) has the same right answers")
+    assert "to within 2, 5 of 22,419 in all" in why and "untrained model" in why
+
+
 def mended():
     """The published tables with each misprint put right, and ranks beside the placement's rows."""
     tables = published.all_tables()
@@ -161,10 +172,12 @@ FAR = {("tied_lora", 2), ("tied_lora", 3), ("similar_budget", 2)}
 
 
 def test_a_mended_copy_gives_no_false_alarm():
-    """What stays are three rows that are no misprints: they lie far from the other runs."""
-    found = {(x.table, x.row, x.rule) for x in audit(mended())}
-    assert {rule for _, _, rule in found} == {"far from others"}
-    assert {(table, int(row.split("row ")[1][:-1]) - 1) for table, row, _ in found} == FAR
+    """What stays is no misprint: rows far from the other runs, and methods that answer alike."""
+    found = {(x.rule, x.table, int(x.row.split("row ")[1][:-1]) - 1) for x in audit(mended())}
+    assert found == {
+        *(("far from others", *row) for row in FAR),
+        *(("level methods", "tied_lora", row) for row in (0, 1, 4, 5)),
+    }
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -331,6 +344,30 @@ def test_a_row_far_from_the_others_is_found():
     shift_mean(frame, 7, "piqa", frame.loc[7, "piqa"])
     found = [x for x in audit(tables) if x.rule == "far from others"]
     assert [x.row for x in found] == ["BSLoRA (SS) 8,16,32 (row 8)"]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_row_with_the_answers_of_another_method_is_found(seed):
+    """One answer more or less on each task, as two hardly trained adapters have."""
+    tables = made_up(seed)
+    frame = tables["budgets"]
+    draw = numpy.random.default_rng(seed)
+    for task in TASKS:
+        right = round(frame.loc[4, task] * ITEMS[task] / 100) + draw.integers(-1, 2)
+        frame.loc[5, task] = round(100 * right / ITEMS[task], 2)
+    shift_mean(frame, 5, "piqa", frame.loc[5, "piqa"])
+    found = [x for x in audit(tables) if x.rule == "level methods" and x.table == "budgets"]
+    assert {x.row.split("row ")[1] for x in found} == {"5)", "6)"}
+
+
+def test_a_row_with_three_more_right_answers_on_one_task_is_not_level():
+    tables = made_up(6)
+    frame = tables["budgets"]
+    frame.loc[5, [*TASKS, "mean"]] = frame.loc[4, [*TASKS, "mean"]].to_list()
+    assert len([x for x in audit(tables) if x.rule == "level methods" and x.table == "budgets"]) == 2
+    right = round(frame.loc[5, "boolq"] * ITEMS["boolq"] / 100) + 3
+    shift_mean(frame, 5, "boolq", round(100 * right / ITEMS["boolq"], 2))
+    assert not [x for x in audit(tables) if x.rule == "level methods" and x.table == "budgets"]
 
 
 def test_findings_as_a_table(findings):

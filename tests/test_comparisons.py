@@ -10,7 +10,7 @@ import scipy.stats
 from test_tables import GRID, ITEMS, TASKS, write_run
 
 from bslora_kit import tables
-from bslora_kit.comparisons import (
+from bslora_kit.tables import (
     against,
     comparisons,
     in_words,
@@ -78,7 +78,7 @@ def test_one_seed_is_a_clustered_paired_test(tmp_path):
 def made_up(told):
     """Four rows with means 4 to 1; `told` holds the distinguishable pairs."""
     frame = pandas.DataFrame(
-        {"row": list("dacb"), "method": list("dacb"), "ranks": "", "mean": [1, 4, 2, 3]}
+        {"row": list("dacb"), "base": "", "method": list("dacb"), "ranks": "", "mean": [1, 4, 2, 3]}
     )
     means = frame.set_index("row")["mean"]
     rows = [
@@ -95,6 +95,23 @@ def test_places_are_sets():
     sets = rank_sets(*made_up([{"a", "c"}, {"a", "d"}, {"b", "d"}])).set_index("row")
     assert sets["places"].to_dict() == {"d": "3-4", "a": "1-2", "c": "2-4", "b": "1-3"}
     assert sets["level_with"].to_dict() == {"d": "c", "a": "b", "c": "b, d", "b": "a, c"}
+
+
+def test_places_are_those_on_one_base():
+    """b beats d on one base, a beats c on the other: nothing is said of a against b."""
+    frame, pairs = made_up([{"a", "c"}, {"b", "d"}])
+    frame["base"] = frame["row"].map({"d": "small", "b": "small", "a": "large", "c": "large"})
+    pairs = pairs[
+        [{one, other} in ({"a", "c"}, {"b", "d"}) for one, other in pairs[["a", "b"]].to_numpy()]
+    ]
+    sets = rank_sets(frame, pairs).set_index("row")
+    assert sets["places"].to_dict() == {"d": "2", "b": "1", "a": "1", "c": "2"}
+    seen = with_places(frame, pairs).set_index("row")["against_best"].to_dict()
+    assert seen == {"d": "below", "b": "best", "a": "best", "c": "below"}
+    assert in_words(frame, pairs)[2:] == [
+        "Highest mean on small: b. Not distinguishable from it: no row.",
+        "Highest mean on large: a. Not distinguishable from it: no row.",
+    ]
 
 
 def test_places_without_and_with_every_difference():

@@ -29,14 +29,16 @@ def test_forest_plot_marks_what_its_intervals_tell():
     assert list(told.y) == ["SS", "KE"] and list(level.y) == ["GT"]
     assert told.marker.symbol != level.marker.symbol and told.marker.color != level.marker.color
     assert list(told.error_x.array) == [1.5, 0.75] and list(told.error_x.arrayminus) == [1.0, 1.5]
-    assert figure.layout.title.text == "Distinguishable from LoRA: 2 of 3 rows"
+    assert figure.layout.title.text == "Beyond the noise of one comparison with LoRA: 2 of 3 rows"
+    assert [trace.name for trace in figure.data] == ["beyond the noise of one comparison", "within it"]
     assert list(figure.layout.yaxis.categoryarray) == ["SS", "GT", "KE"]
 
 
 def test_forest_plot_takes_a_verdict_over_the_whole_table():
     figure = forest_plot(DIFFERENCES, "LoRA", pandas.Series([True, False, False]))
     assert list(figure.data[0].y) == ["SS"] and list(figure.data[1].y) == ["GT", "KE"]
-    assert figure.layout.title.text.endswith("LoRA: 1 of 3 rows")
+    assert figure.layout.title.text == "Distinguishable from LoRA: 1 of 3 rows"
+    assert [trace.name for trace in figure.data] == ["distinguishable", "not distinguishable"]
     with pytest.raises(ValueError, match="there is no difference to draw"):
         forest_plot(DIFFERENCES.iloc[:0], "LoRA")
 

@@ -29,6 +29,7 @@ TABLE = pandas.DataFrame(
         "row": ["base", "share-b-4", "share-b-8", "ss-2-4-16", "gt-0-4-8"],
         "method": ["Base", "ShareLoRA", "ShareLoRA", "BSLoRA (SS)", "BSLoRA (GT)"],
         "ranks": ["", "4", "8", "2,4,16", "0,4,8"],
+        "base": "",
         "parameters": [0, 4_000, 8_000, 7_500, 4_400],
         "mean": [50.0, 60.0, 70.0, 71.0, None],
         "stderr": [0.9, 1.0, 1.0, 1.0, None],
@@ -67,7 +68,10 @@ def test_scores_by_task():
 
 def test_score_against_parameters():
     figure = score_against_parameters(TABLE, base=50.0)
-    share, slices = figure.data  # the base has no parameters, the gated row no score
+    front, share, slices = figure.data  # the base has no parameters, the gated row no score
+    assert list(front.x) == [4_000, 7_500, 8_000]  # to the right edge: 8,000 have less than 7,500
+    assert list(front.y) == [60, 71, 71]
+    assert front.line.shape == "hv" and front.name.startswith("Pareto front")
     assert (share.name, list(share.x), list(share.y)) == ("ShareLoRA", [4_000, 8_000], [60, 70])
     assert list(share.error_y.array) == pytest.approx([1.96, 1.96])
     assert (slices.name, list(slices.x), list(slices.y)) == ("BSLoRA (SS)", [7_500], [71])

@@ -101,7 +101,7 @@ def test_columns_without_a_gradient_stay_blank():
     middle = np.zeros((2, 6))
     middle[:, 2:4] = 3.0
     figure = gradient_by_column({"down": everywhere, "q": middle}, "column of A")
-    assert figure.layout.title.text == "2 of 6 columns get a gradient from all 2 users, 4 from one alone"
+    assert figure.layout.title.text == "2 of 6 columns get a gradient from all 2 kinds, 4 from one alone"
     (heat,) = figure.data
     assert list(heat.y) == ["down", "q"]
     np.testing.assert_allclose(heat.customdata[0], np.sqrt(2))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import time
 import types
 from pathlib import Path
 
-import pandas
 import pytest
-import yaml
+from grid_files import ROWS, command, grid_file, rows_in, write_items, write_result
 from tiny_world import make_world
 
 from bslora_kit import paths, published, shapes
@@ -23,21 +23,17 @@ from bslora_kit.grid import command as grid_command
 from bslora_kit.grid import report as grid_report
 from bslora_kit.grid.driver import run_rows
 from bslora_kit.grid.engine import End
+from bslora_kit.grid.estimate import Expected, expected_seconds
 from bslora_kit.grid.file import read_grid
-from bslora_kit.grid.rows import Expected, clear, expected_seconds, rows_of
+from bslora_kit.grid.options import assignment, parser
+from bslora_kit.grid.rows import clear, rows_of
 from bslora_kit.grid.status_lines import StatusLines
 from bslora_kit.jobs import profiles
-from bslora_kit.jobs.parameters import DEFAULTS, METHODS, branches_of, rate_key, resolve
+from bslora_kit.jobs.parameters import DEFAULTS, METHODS, branches_of, resolve
 from bslora_kit.methods import SharedLoraConfig
+from bslora_kit.published.scores import published_score
 
 GRIDS = Path(__file__).parent.parent / "papermill_runs" / "grids"
-RATES = paths.RUNS / "reference" / "rates"
-ROWS = """
-title: Two
-rows:
-  - {row: base, label: Untouched base, method: none}
-  - {row: lora-2, label: LoRA, method: lora, ranks: [2], published_parameters: 1000}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -51,51 +47,6 @@ def world(data, monkeypatch) -> Path:
     monkeypatch.setattr(paths, "BASE", data / "base")
     monkeypatch.setattr(profiles, "FOLDER", data / "profiles")
     return data
-
-
-def grid_file(folder: Path, text: str = ROWS) -> Path:
-    path = folder / "two.yaml"
-    path.write_text(text)
-    return path
-
-
-def command(folder: Path, *more: str) -> list[str]:
-    return [str(folder / "two.yaml"), "--profile", "tiny", "--out", str(folder / "runs"), *more]
-
-
-def write_result(row, mean: float = 0.5, **changes) -> None:
-    """A result.json with what the driver and the table read."""
-    trained = row.resolved["method"] != "none"
-    tasks = {
-        f"mini_{task}": {"metric": "acc", "value": mean, "stderr": 0.1, "n": 3, "by_kind": {}}
-        for task in published.TASKS
-    }
-    scored = {"tasks": tasks, "mean": mean, "mean_stderr": 0.04}
-    result = {
-        "run": row.resolved | changes,
-        "budget": {"trainable": 640 if trained else 0, "ratio": 0.01},
-        "train": {},
-        "eval": scored | {"split": row.resolved["split"], "shots": 0, "limit": None},
-    }
-    row.folder.mkdir(parents=True, exist_ok=True)
-    (row.folder / "result.json").write_text(json.dumps(result))
-
-
-def write_items(row, mean: float) -> None:
-    """Ten items a task, of which `mean` are right."""
-    items = [
-        {
-            "task": f"mini_{task}",
-            "doc_id": n,
-            "doc_hash": str(n),
-            "fact": f"{task}-{n}",
-            "correct": float(n < 10 * mean),
-        }
-        for task in published.TASKS
-        for n in range(10)
-    ]
-    frame = pandas.DataFrame(items).assign(kind="old", subject=None)
-    frame.to_parquet(row.folder / "items.parquet")
 
 
 # ---- grid files --------------------------------------------------------------------------------------
@@ -127,15 +78,6 @@ def test_the_grids_of_the_kit_hold_valid_rows(name, tmp_path):
     assert [row.problem for row in rows_of(jobs)] == [""] * len(jobs)
     assert all(set(job) == set(DEFAULTS) and job["method"] in METHODS for job in jobs)
     json.dumps(jobs)  # plain types only, or papermill changes them
-
-
-def test_rates_are_tried_on_the_validation_split_for_every_key_of_the_demo():
-    rates = read_grid(GRIDS / "rates.yaml")
-    jobs = rates.jobs([0], "papermill_runs", {})
-    assert {job["split"] for job in jobs} == {"validation"}
-    tried = {rate_key({"fit": None} | row) for row in rates.rows}
-    used = {rate_key({"fit": None} | row) for row in read_grid(GRIDS / "similar_budget.yaml").rows}
-    assert used - {"none"} <= tried
 
 
 def count_of(row: dict, base: shapes.Shapes) -> int:
@@ -172,13 +114,31 @@ def test_the_placement_grid_repeats_the_published_rows():
     ("name", "shots"), [("tied_lora", None), ("tied_lora_mmlu", 0), ("tied_lora_mmlu_5_shot", 5)]
 )
 def test_the_tied_grids_have_the_published_counts(name, shots):
-    printed = getattr(published, name.removesuffix("_5_shot"))().query("model == 'Llama 3-8B'")
-    rows = [row for row in read_grid(GRIDS / f"{name}.yaml").rows if row["method"] != "none"]
-    for row in rows:
-        (same,) = printed[printed["method"] == f"Tied_lora ({row['variant']})"].itertuples()
+    printed = getattr(published, name.removesuffix("_5_shot"))()
+    rows = read_grid(GRIDS / f"{name}.yaml").rows
+    assert [row["row"] for row in rows[:3]] == ["1-7b-base", "1-7b-tl5-8", "1-7b-tl6-8"]
+    llamas = (shapes.llama_1_7b(), shapes.llama_3_8b(), shapes.llama_1_13b())
+    trained = [row for row in rows if row["method"] != "none"]
+    for row, same in zip(trained, printed.itertuples(), strict=True):
+        llama = llamas[same.Index // 2]
+        assert row["base_model"] == same.model.lower().replace(" ", "-")
+        assert row["label"].startswith(same.model.removeprefix("Llama "))
+        assert f"Tied_lora ({row['variant']})" == same.method and row["ranks"] == [same.rank]
         assert (row["published_parameters"], row["published_ratio"]) == (same.parameters, same.ratio)
-        assert count_of(row, shapes.llama_3_8b()) == same.parameters and row["ranks"] == [same.rank]
-    assert [(row["variant"], row.get("shots")) for row in rows] == [("tl5", shots), ("tl6", shots)]
+        assert count_of(row, llama) == same.parameters
+        scores = [f"mmlu_{shots}_shot"] if "mmlu" in name else ["mean"]
+        assert published_score(row).score == getattr(same, *scores)
+    assert {row.get("shots") for row in rows} == {shots}
+    bases = [row["base_model"] for row in rows if row["method"] == "none"]
+    assert bases == ["llama-1-7b", "llama-3-8b", "llama-1-13b"]
+
+
+@pytest.mark.parametrize("name", ["demo", "paper"])
+def test_every_profile_of_the_kit_has_a_model_for_each_block_of_the_tied_grids(name):
+    named = {row["base_model"] for row in read_grid(GRIDS / "tied_lora.yaml").rows}
+    profile = profiles.load_profile(paths.ROOT / "data" / "profiles" / f"{name}.yaml")
+    assert set(profile.bases) == named and len(set(profile.bases.values())) == len(named)
+    assert profile.bases["llama-3-8b"] == profile.base_model
 
 
 @pytest.mark.parametrize("base", [shapes.llama_3_8b(), shapes.of_config(paths.ROOT / "data" / "base")])
@@ -235,11 +195,6 @@ def test_a_wrong_grid_file_is_refused(tmp_path, text, words):
 
 
 # ---- rows on disk ------------------------------------------------------------------------------------
-
-
-def rows_in(tmp_path: Path) -> list:
-    jobs = read_grid(grid_file(tmp_path)).jobs([0], str(tmp_path / "runs"), {"profile": "tiny"})
-    return rows_of(jobs)
 
 
 def test_only_a_result_with_the_same_parameters_is_done(tmp_path, capsys):
@@ -308,9 +263,9 @@ def test_wrong_options_are_refused(tmp_path, capsys, arguments, words):
 
 
 def test_set_takes_numbers_and_lists(tmp_path):
-    assert grid_command._assignment("lr=1e-3") == ("lr", 0.001)
-    assert grid_command._assignment("tasks=[mmlu]") == ("tasks", ["mmlu"])
-    assert grid_command._assignment("base_model=some/llama") == ("base_model", "some/llama")
+    assert assignment("lr=1e-3") == ("lr", 0.001)
+    assert assignment("tasks=[mmlu]") == ("tasks", ["mmlu"])
+    assert assignment("base_model=some/llama") == ("base_model", "some/llama")
 
 
 # ---- lost machines -----------------------------------------------------------------------------------
@@ -342,7 +297,7 @@ def test_a_lost_job_is_started_again_until_its_retries_are_used_up(tmp_path):
     assert engine.starts == ["base-s0", "base-s0", "lora-2-s0", "lora-2-s0"]
     assert [row.state for row in rows] == ["done", "failed"]
     assert (rows[1].folder / "error.txt").read_text() == "worker gone\n"
-    assert stream.getvalue().count("node gone; it is started again") == 2
+    assert stream.getvalue().count("is started again: node gone") == 2
     assert "failed: worker gone" in stream.getvalue()
 
 
@@ -357,7 +312,8 @@ def test_dry_run_names_rows_parameters_and_time(tmp_path, capsys):
     # LoRA of rank 2: 2 layers x 2 x sum(in + out) of q 32,32; k, v 32,8; up 32,112; down 112,32.
     assert f"{2 * 2 * (64 + 2 * 40 + 2 * 144):,}" in output
     assert "1,000" in output and "done: " in output
-    assert "1 of 2 runs to do: about" in output
+    assert "1 of 2 runs to do\n" in output
+    assert re.search(r"Estimate: about \d+ seconds, 2 at a time; from the speeds", output)
     assert not (tmp_path / "runs" / "two" / "lora-2-s0").exists()
 
 
@@ -415,27 +371,15 @@ def test_best_values_are_those_of_the_highest_mean(tmp_path):
     assert "lora-2  lr 0.2 (65.00 %)" in "\n".join(grid_report.best_lines(made, results))
 
 
-@pytest.mark.skipif(not RATES.is_dir(), reason="no committed run of the learning-rate grid")
-def test_the_demos_rates_are_the_best_of_the_committed_runs():
-    results = [json.loads(path.read_text()) for path in RATES.glob("*/result.json")]
-    assert {result["run"]["split"] for result in results} == {"validation"}
-    rates = read_grid(GRIDS / "rates.yaml")
-    rows = {row["varied"]["of"]: row for row in rates.rows}
-    best = grid_report.best_values(rates, results)
-    assert set(best) == set(rows)
-    shipped = yaml.safe_load((GRIDS.parent.parent / "data/profiles/demo.yaml").read_text())
-    assert shipped["learning_rates"] == {
-        rate_key({"fit": None} | rows[of]): tried[0][1]["lr"] for of, tried in best.items()
-    }
-
-
 def test_relative_places_are_those_of_the_checkout(tmp_path, monkeypatch):
+    def rows(*out: str) -> list:
+        options = parser().parse_args([*command(tmp_path)[:3], *out])
+        grid, common = grid_command._grid(options, profiles.load_profile("tiny"))
+        return grid_command._rows(grid, options, common)
+
     grid_file(tmp_path)
     monkeypatch.chdir(tmp_path)
-    options = grid_command._parser().parse_args([*command(tmp_path)[:3], "--out", "here"])
-    rows = grid_command._rows(options, profiles.load_profile("tiny"))[1]
-    assert rows[0].folder == tmp_path / "here" / "two" / "base-s0"
-    options = grid_command._parser().parse_args(command(tmp_path)[:3])
-    rows = grid_command._rows(options, profiles.load_profile("tiny"))[1]
-    assert rows[0].asked["out_dir"] == os.path.join("papermill_runs", "two", "base-s0")
-    assert resolve(rows[0].asked)["row"] == "base"
+    assert rows("--out", "here")[0].folder == tmp_path / "here" / "two" / "base-s0"
+    first = rows()[0]
+    assert first.asked["out_dir"] == os.path.join("papermill_runs", "two", "base-s0")
+    assert resolve(first.asked)["row"] == "base"

@@ -5,6 +5,7 @@ On a random Llama of width 32 with four steps and three items a task: scores do 
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_world import ITEMS, make_world, write_profile
@@ -21,7 +23,9 @@ from bslora_kit import bslora, lora, paths, share_lora, tied_lora, vera
 from bslora_kit.jobs import profiles
 from bslora_kit.jobs.job import Job, ParametersDiffer, config_of
 from bslora_kit.jobs.lock import RunInUse, RunLock, is_locked
-from bslora_kit.jobs.parameters import DEFAULTS, differences, rate_key, resolve, scaled_size
+from bslora_kit.jobs.parameters import DEFAULTS, differences, resolve, scaled_size
+from bslora_kit.jobs.processes import VARIABLE, processes_of_a_job
+from bslora_kit.jobs.run_job import _kept_out
 from bslora_kit.training import TrainingSettings
 
 
@@ -124,14 +128,11 @@ def test_share_sizes_scale_with_the_hidden_size():
     assert [scaled_size(256, hidden) for hidden in (4096, 128, 8)] == [256, 8, 1]
 
 
-def test_rates_come_from_the_profile_by_method_and_a_rows_own_wins(asked, world):
-    rates = {"bslora_gate": 0.01, "bslora_gate_no_local": 0.02}
-    asked["profile"] = str(write_profile(world / "profiles" / "rates.yaml", learning_rates=rates))
-    assert resolve(asked)["lr"] == 0.01
-    assert resolve(asked | {"ranks": [0, 4, 8]})["lr"] == 0.02
-    assert resolve(asked | {"lr": 0.5})["lr"] == 0.5
-    assert resolve(asked | {"fit": "kron"})["lr"] == 0.005  # the profile's learning_rate
-    assert rate_key({"method": "lora", "ranks": [8]}) == "lora"
+def test_rates_come_from_the_profile_and_a_rows_own_wins(asked):
+    assert [resolve(asked)[name] for name in ("lr", "lr_from")] == [0.005, "profile"]
+    given = resolve(asked | {"lr": 0.5})
+    assert (given["lr"], given["lr_from"]) == (0.5, "given")
+    assert differences(given | {"lr_from": "elsewhere"}, given) == []
 
 
 def test_warm_up_keeps_its_share_of_the_steps(asked):
@@ -153,9 +154,19 @@ def test_other_files_are_another_run(asked, world):
 def test_missing_base_and_data_say_what_to_do(asked, world, monkeypatch, tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json.*save_pretrained"):
         Job.open(asked | {"base_model": str(tmp_path)})
+    with pytest.raises(FileNotFoundError, match="base-1-13b.*make demo"):
+        Job.open(asked | {"base_model": "data/base-1-13b"})
     monkeypatch.setattr(paths, "BASE", tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="make demo"):
         Job.open(asked)
+
+
+def test_a_row_may_call_its_base_by_the_profiles_name(asked, world):
+    profile = write_profile(world / "profiles" / "named.yaml", bases={"small": "data/base"})
+    plain = resolve(asked | {"profile": str(profile)})
+    named = resolve(asked | {"profile": str(profile), "base_model": "small"})
+    assert named["base_model"] == "data/base" and named["inputs"]["base"]
+    assert differences(plain, named) == []
 
 
 # ---- profiles ----------------------------------------------------------------------------------------
@@ -177,7 +188,7 @@ def test_the_paper_profile_is_the_published_protocol():
     published |= {"schedule": "linear", "max_length": 256, "precision": "fp16"}
     assert profile.training.items() >= published.items()
     assert profile.held_out == {"count": 2000, "seed": 42}
-    assert (profile.learning_rate, profile.learning_rates) == (1e-4, {})
+    assert (profile.learning_rate, profile.learning_rates) == (1e-4, None)
     assert (profile.dropout, profile.scaling, profile.share_sizes) == (0.05, 2.0, "published")
     assert profile.instructions == "alpaca-cleaned"
     assert profile.tasks == ["commonsense", "mmlu"]
@@ -265,6 +276,40 @@ def test_a_seed_fixes_the_run_and_an_interrupted_one_ends_the_same(asked, tmp_pa
     assert not (resumed.folder / "checkpoints").exists()
 
 
+def test_two_processes_train_a_job_as_one_does(asked, world, tmp_path, monkeypatch, capsys):
+    # Masks of dropout differ between processes; without them only the order of sums does.
+    profile = write_profile(world / "profiles" / "whole.yaml", dropout=0.0)
+    given = asked | {"profile": str(profile), "limit": 1}
+    one = run(given | {"out_dir": str(tmp_path / "one")})
+    capsys.readouterr()
+    monkeypatch.setenv(VARIABLE, "2")
+    two = run(given | {"out_dir": str(tmp_path / "two")})
+
+    said = capsys.readouterr().out.splitlines()
+    assert (
+        sum(line.startswith("step 4/4") for line in said) == 1
+    )  # one of the two speaks, to the notebook
+    assert [job.result["train"]["processes"] for job in (one, two)] == [1, 2]
+    for name in ("loss", "eval_loss", "grad_norm", "lr", "tokens"):
+        values = [[entry[name] for entry in job.history if name in entry] for job in (one, two)]
+        assert values[1] == pytest.approx(values[0], rel=1e-4), name
+    adapters = [load_file(job.folder / "adapter" / "adapter_model.safetensors") for job in (one, two)]
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, tensor in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], tensor, rtol=1e-3, atol=1e-5)
+    scores = [pandas.read_parquet(job.folder / "items.parquet")["log_likelihoods"] for job in (one, two)]
+    for ours, theirs in zip(*scores, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
+    assert {path.name for path in one.folder.iterdir()} == {path.name for path in two.folder.iterdir()}
+
+
+@pytest.mark.parametrize("count", ["two", "0", "-1", ""])
+def test_how_many_processes_train_has_to_be_a_number(monkeypatch, count):
+    monkeypatch.setenv(VARIABLE, count)
+    with pytest.raises(ValueError, match=f"{VARIABLE} is '{count}', expected how many"):
+        processes_of_a_job()
+
+
 def test_the_untouched_base_is_scored_and_not_trained(asked):
     job = run(asked | {"method": "none", "tasks": ["mini_boolq"]})
     assert job.result["train"] == {"status": "untrained", "steps": 0}
@@ -320,3 +365,13 @@ def test_a_process_may_take_its_own_run_again(tmp_path):
     RunLock(tmp_path).release()
     first.release()
     assert not is_locked(tmp_path)
+
+
+def test_a_module_that_is_kept_out_can_be_imported_afterwards(monkeypatch):
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    with _kept_out("colorsys"):
+        with pytest.raises(ImportError):
+            importlib.import_module("colorsys")
+    assert importlib.import_module("colorsys").rgb_to_hsv(1, 0, 0) == (0, 1, 1)
+    with _kept_out("colorsys"):
+        assert importlib.import_module("colorsys").rgb_to_hsv(1, 0, 0) == (0, 1, 1)

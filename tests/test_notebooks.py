@@ -6,10 +6,13 @@ Static checks need no kernel; the one run takes three steps and two items a task
 from __future__ import annotations
 
 import ast
+import io
 import json
+import math
 from pathlib import Path
 
 import nbformat
+import pandas
 import pytest
 
 from bslora_kit.jobs.parameters import DEFAULTS
@@ -65,6 +68,16 @@ def test_the_jobs_notebook_shows_pictures_and_numbers(tmp_path):
     figures = [o for o in outputs if "application/vnd.plotly.v1+json" in o.get("data", {})]
     tables = [o for o in outputs if "<table" in "".join(o.get("data", {}).get("text/html", ""))]
     assert (len(figures), len(tables)) == (3, 4)
+    _, history, _, kinds = (
+        pandas.read_html(io.StringIO("".join(table["data"]["text/html"])), index_col=0)[0]
+        for table in tables
+    )
+    kinds.columns = kinds.columns.get_level_values(0)  # below them stands the name of the index
+    assert kinds["items"].sum() == 16  # two of each of the eight tasks
+    for row in kinds[kinds["items"] > 1].itertuples():
+        error = math.sqrt(row.percent * (100 - row.percent) / (row.items - 1))
+        assert row.stderr == pytest.approx(error, abs=0.06)
+    assert history["step"].iloc[-1] == 3 and history["eval_loss"].iloc[-1] > 0
     assert [o.text for o in outputs if o.output_type == "stream" and o.name == "stderr"] == []
     assert "widgets" not in executed.metadata
     assert (folder / "run.ipynb").stat().st_size < 300_000

@@ -187,6 +187,9 @@ def test_other_models(picker, tmp_path):
     picker.controls["model"].value = "the shipped base"
     assert picker.controls["gate_size"].value == 32  # 1024 as 128 is to 4096
     assert drawn(picker) == budget(bslora(2, 4, 16), of_config(BASE)).by_scope
+    picker.controls["model"].value = "the shipped base, 1-13B"
+    assert picker.controls["gate_size"].value == 40  # 1024 as 160 is to 4096
+    assert {x.in_features for x in picker.answer.shapes.linears if x.kind == "q_proj"} == {160}
     picker.controls["model"].value = "a folder"
     assert "Type the folder of a model" in picker.words.value
     picker.ranks[0].slider.value = 5

@@ -8,6 +8,7 @@ import pandas
 import pytest
 
 from bslora_kit import published
+from bslora_kit.published import printed
 
 SIMILAR, TIED = published.similar_budget(), published.tied_lora()
 MMLU, PLACEMENT = published.tied_lora_mmlu(), published.placement()
@@ -102,6 +103,6 @@ def test_counts_are_integers_and_ratios_text():
 
 
 def test_a_missing_folder_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr(published, "FOLDER", tmp_path)
+    monkeypatch.setattr(printed, "FOLDER", tmp_path)
     with pytest.raises(FileNotFoundError, match="similar_budget.csv is missing.*BSLORA_KIT_DATA"):
         published.similar_budget()

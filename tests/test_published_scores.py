@@ -6,7 +6,7 @@ import pandas
 import pytest
 
 from bslora_kit import published
-from bslora_kit.published_scores import differences_to, noise_summary, pairs_of, rows_with_noise
+from bslora_kit.published.scores import differences_to, noise_summary, pairs_of, rows_with_noise
 
 ROWS = pandas.DataFrame(
     {

@@ -14,7 +14,7 @@ import pytest
 from bslora_kit import published, tables
 from bslora_kit.evaluation.scores import Evaluation
 from bslora_kit.published import TASKS
-from bslora_kit.published_scores import published_score
+from bslora_kit.published.scores import published_score
 
 ITEMS = 10
 GRID = {
@@ -181,6 +181,7 @@ def test_the_terminal_table_of_all_published_rows_fits_120_columns(tmp_path):
     printed = published.similar_budget()
     frame = printed.rename(columns={task: f"mini_{task}" for task in TASKS}).assign(
         row=printed["method"] + printed["ranks"],
+        base="",
         published_parameters=printed["parameters"],
         published_ratio=printed["ratio"],
         parameters=123_456,
@@ -314,3 +315,78 @@ def test_latex_is_a_booktabs_table_with_escaped_text(folder):
     assert r"9,000 & 0.90\%" in body[1] and body[1].rstrip().endswith(r"68.97 & 0.43 \\")
     assert text.count("{") == text.count("}") and "±" not in text
     assert r"\multicolumn{4}{c}{as published, Llama 3-8B, one run}" in text
+
+
+TWO_BASES = {
+    "rows": [
+        {"row": "base-7b", "label": "Base", "method": "none", "base_model": "llama-1-7b"},
+        {
+            "row": "tl5-7b",
+            "label": "Tied-LoRA (TL5)",
+            "method": "tied_lora",
+            "ranks": [8],
+            "base_model": "llama-1-7b",
+            "published_parameters": 438_272,
+        },
+        {"row": "base-13b", "label": "Base", "method": "none", "base_model": "llama-1-13b"},
+        {
+            "row": "tl5-13b",
+            "label": "Tied-LoRA (TL5)",
+            "method": "tied_lora",
+            "ranks": [8],
+            "base_model": "llama-1-13b",
+            "published_parameters": 548_864,
+        },
+    ]
+}
+
+
+@pytest.fixture
+def two_bases(tmp_path):
+    """Each base answers 3 or 5 of 10 in a task, and two more with an adapter."""
+    for name, right in (("7b", 3), ("13b", 5)):
+        runs = [("base", 0, right, f"base-{name}")]
+        runs += [("share-b-8", seed, right + 2, f"tl5-{name}") for seed in (0, 1)]
+        for made_as, seed, correct, row in runs:
+            write_run(tmp_path, made_as, seed, correct, base_model=f"data/base-1-{name}")
+            place = (tmp_path / f"{made_as}-s{seed}").rename(tmp_path / f"{row}-s{seed}")
+            result = json.loads((place / "result.json").read_text())
+            result["run"]["row"] = row
+            (place / "result.json").write_text(json.dumps(result))
+    return tables.read_results(tmp_path)
+
+
+def test_a_grid_on_several_bases_has_a_block_for_each(two_bases):
+    frame = tables.table(two_bases, TWO_BASES)
+    assert list(frame["base"]) == ["llama-1-7b", "llama-1-7b", "llama-1-13b", "llama-1-13b"]
+    assert frame["mean"].tolist() == pytest.approx([30, 50, 50, 70])
+    assert frame["published_score"].tolist()[1::2] == [63.85, 65.85]
+    assert tables.base_score(frame) is None
+    gains = tables.differences(two_bases, TWO_BASES)
+    assert dict(zip(gains["row"], gains["against"], strict=True)) == {
+        "tl5-7b": "base-7b",
+        "tl5-13b": "base-13b",
+    }
+    assert gains["difference"].tolist() == pytest.approx([20, 20])
+    pairs = tables.comparisons(two_bases, TWO_BASES)
+    assert set(zip(pairs["a"], pairs["b"], strict=True)) == set(
+        zip(gains["against"], gains["row"], strict=True)
+    )
+    lines = tables.about(two_bases, frame)
+    assert "base models data/base-1-7b, data/base-1-13b" in lines[0]
+    page = tables.to_html("Bases", tables.with_places(frame, pairs), lines, go.Figure(), gains, pairs)
+    assert page.count("Against the highest mean") == 2 and "as published, one run" in page
+
+
+def test_rows_of_one_base_that_ran_on_another_are_refused(two_bases):
+    one_name = {"rows": [{**row, "base_model": "llama-1-7b"} for row in TWO_BASES["rows"]]}
+    with pytest.raises(ValueError, match="differ in base_model: 'data/base-1-7b' .base-7b., 'data/base"):
+        tables.table(two_bases, one_name)
+
+
+def test_a_table_without_published_rows_has_no_published_columns(folder):
+    bare = [{k: v for k, v in row.items() if "published" not in k} for row in GRID["rows"]]
+    frame = tables.table(tables.read_results(folder), {"rows": bare})
+    for text in (tables.to_text(frame), tables.to_markdown(frame), tables.to_latex("t", frame)):
+        assert "published" not in text and "printed" not in text
+    assert "printed" in tables.to_text(tables.table(tables.read_results(folder), GRID))

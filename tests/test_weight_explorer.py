@@ -176,12 +176,14 @@ def test_singular_value_lines_count_the_directions_that_matter():
 def test_overlap_bars():
     rows = [Overlap("q_proj", "0", "1", 0.5, 0.1), Overlap("q_proj", "0", "2", 0.7, 0.1)]
     more = [Overlap("q_proj", "0", "1", 0.1, 0.1), Overlap("up_proj", "0", "1", 0.3, 0.2)]
-    figure = overlap_bars({"equal start": [*rows, more[1]], "own start": more}, "A")
+    figure = overlap_bars({"equal start": [*rows, more[1]], "own start": more}, "A", ["q_proj"])
     equal, own, chance = figure.data
     assert list(equal.x) == ["q_proj", "up_proj"]
     assert list(equal.y) == pytest.approx([0.6, 0.3]) and list(own.y) == pytest.approx([0.1, 0.3])
     assert list(chance.y) == pytest.approx([0.1, 0.2])
-    assert figure.layout.title.text == ("Overlap of A: equal start 0.45; own start 0.20; chance 0.15")
+    assert figure.layout.title.text == "Overlap of A in q: equal start 0.60; own start 0.10; chance 0.10"
+    with pytest.raises(ValueError, match="down_proj.*name some of"):
+        overlap_bars({"own start": more}, "A", ["down_proj"])
     table = overlap_table({"equal start": [*rows, more[1]], "own start": more})
     assert list(table.index) == ["equal start", "own start", "chance"]
     assert list(table["q_proj"]) == pytest.approx([0.6, 0.1, 0.1])
@@ -197,11 +199,15 @@ def test_ablation_scores():
     )
     figure = ablation_scores(scores)
     assert figure.layout.title.text == (
-        "Without inter the score falls from 60.0 to 30.0 %; the whole's 95 % interval is ± 3.9 points"
+        "Without inter the score falls from 60.0 to 30.0 %; "
+        "two such scores differ by up to 5.5 points by chance"
     )
     assert list(figure.data[0].x) == pytest.approx([60, 55, 30])
     assert list(figure.data[0].error_x.array) == pytest.approx([3.92, 1.96, 3.92])
     assert figure.layout.shapes[0].x0 == pytest.approx(60)
-    scores["value"] = [0.3, 0.3, 0.4]
+    scores["value"] = [0.3, 0.26, 0.4]  # 4 points lower, where 1.96 x hypot(2, 1) = 4.4 may be chance
     title = ablation_scores(scores).layout.title.text
-    assert title.startswith("Nothing that is left out takes the score below 30.0 %;")
+    assert title == (
+        "The lowest score, without local, is 26.0 %: no fall from 30.0 % is shown; "
+        "two such scores differ by up to 4.4 points by chance"
+    )

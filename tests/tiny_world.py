@@ -76,7 +76,8 @@ def write_profile(path: Path, **changes: object) -> Path:
     few = {"steps": 4, "batch_size": 4, "micro_batch_size": 4, "warmup_steps": 2, "max_length": 256}
     profile["training"] |= few | {"evaluate_every": 2, "checkpoint_every": 2}
     profile["quick"] = {"steps": 2, "limit": 2}
-    profile |= {"learning_rate": 0.005, "learning_rates": {}} | changes
+    profile["bases"] = dict.fromkeys(profile["bases"], "data/base")  # the one of this world
+    profile |= {"learning_rate": 0.005, "learning_rates": None} | changes
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(profile), encoding="utf-8")
     return path

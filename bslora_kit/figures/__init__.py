@@ -9,18 +9,19 @@ from bslora_kit.figures.budgets import (
     redraw_rank_budget,
 )
 from bslora_kit.figures.evidence import (
+    contrast_plot,
     forest_plot,
     one_run_noise,
-    scatter_with_front,
     seed_dots,
 )
+from bslora_kit.figures.fronts import scatter_with_front, score_against_parameters
 from bslora_kit.figures.low_rank import (
     counts_against_printed,
     layer_cosines,
     singular_values,
     weight_against_pair,
 )
-from bslora_kit.figures.runs import loss_curve, score_against_parameters, scores_by_task
+from bslora_kit.figures.runs import loss_curve, scores_by_task
 from bslora_kit.figures.sharing import (
     sharing_map,
     sharing_maps,
@@ -49,6 +50,7 @@ __all__ = [
     "Matrix",
     "ablation_scores",
     "budget_by_scope",
+    "contrast_plot",
     "cost_of_a_rank",
     "counts_against_printed",
     "energy_shares",

@@ -54,7 +54,8 @@ def budget_by_scope(budget: Budget) -> go.Figure:
             marker_color=colour,
             hovertemplate="%{fullData.name}: %{x:,}<extra></extra>",
         )
-    figure.update_layout(barmode="stack", height=240)
+    figure.update_layout(barmode="stack", height=250, margin={"l": 30, "b": 90})
+    figure.update_layout(legend={"y": 0, "yref": "container", "traceorder": "normal"})
     figure.update_yaxes(showticklabels=False)
     return figure
 

@@ -9,12 +9,20 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from bslora_kit.figures.style import BLACK, BLUE, ERROR_BAR, GREY, METHOD_STYLES, VERMILION, blank
+from bslora_kit.figures.style import (
+    BLACK,
+    BLUE,
+    ERROR_BAR,
+    GREY,
+    METHOD_STYLES,
+    blank,
+)
 
 if TYPE_CHECKING:
     import pandas
 
 ROW_HEIGHT = 24  # pixels of one row of a plot with a row per line
+_VERDICTS = ("distinguishable", "not distinguishable")  # of a test over a whole table
 
 
 def forest_plot(
@@ -22,42 +30,50 @@ def forest_plot(
 ) -> go.Figure:
     """One interval a row: how far it lies from another row, and whether that exceeds the noise.
 
+    Without a test over the whole table nothing is called distinguishable: an interval that excludes 0
+    is then beyond the noise of one comparison, which among many comparisons happens by chance.
+
     Args:
         differences: columns method, difference, low, high (points).
         against: what the differences are measured from, for the title.
         distinguishable: whether each difference exceeds the noise, by a test that takes the whole table
-            into account; by default where its own interval excludes 0.
+            into account; by default rows are marked where their own interval excludes 0.
 
     Raises:
         ValueError: if there is no difference.
     """
     if not len(differences):
         raise ValueError("there is no difference to draw; compare at least two rows")
-    told = (differences["low"] > 0) | (differences["high"] < 0)
-    if distinguishable is not None:
+    if distinguishable is None:
+        told = (differences["low"] > 0) | (differences["high"] < 0)
+        title = f"Beyond the noise of one comparison with {against}"
+        names = ("beyond the noise of one comparison", "within it")
+    else:
         told = distinguishable.astype(bool)
-    title = f"Distinguishable from {against}: {int(told.sum())} of {len(told)} rows"
+        title, names = f"Distinguishable from {against}", _VERDICTS
+    title += f": {int(told.sum())} of {len(told)} rows"
     figure = blank(title, f"points above or below {against} (bars: 95 % interval)", None)
-    for words, rows, colour, symbol in (
-        ("distinguishable", differences[told], BLUE, "circle"),
-        ("not distinguishable", differences[~told], GREY, "circle-open"),
-    ):
-        figure.add_scatter(
-            x=rows["difference"],
-            y=rows["method"],
-            error_x={
-                "type": "data",
-                "symmetric": False,
-                "array": rows["high"] - rows["difference"],
-                "arrayminus": rows["difference"] - rows["low"],
-            },
-            mode="markers",
-            name=words,
-            marker={"color": colour, "symbol": symbol, "size": 10},
-            hovertemplate="%{y}: %{x:+.2f} points<extra>" + words + "</extra>",
-        )
-    figure.add_vline(x=0, line={"color": BLACK, "width": 1})
+    _draw_intervals(figure, differences, told, differences["method"], names)
     return _one_line_each(figure, list(differences["method"]))
+
+
+def contrast_plot(contrasts: pandas.DataFrame) -> go.Figure:
+    """Each contrast as the interval of a less b, and whether it exceeds the noise.
+
+    Args:
+        contrasts: columns a, b, difference, low, high (points), distinguishable.
+
+    Raises:
+        ValueError: if there is no contrast.
+    """
+    if not len(contrasts):
+        raise ValueError("there is no contrast to draw; both sides need runs of a common seed")
+    told = contrasts["distinguishable"].astype(bool)
+    labels = contrasts["a"] + "<br>less " + contrasts["b"]
+    title = f"{int(told.sum())} of {len(told)} planned comparisons exceed the noise"
+    figure = blank(title, "difference in points (bars: 95 % interval)", None)
+    _draw_intervals(figure, contrasts, told, labels)
+    return _one_line_each(figure, list(labels), lines=2)
 
 
 def seed_dots(seeds: pandas.DataFrame) -> go.Figure:
@@ -125,60 +141,42 @@ def one_run_noise(
     return _one_line_each(figure, list(rows["label"]))
 
 
-def scatter_with_front(frame: pandas.DataFrame, x: str, y: str, less_is_better: bool) -> go.Figure:
-    """Any column against any other, with error bars where they are known, and the Pareto front.
-
-    Args:
-        frame: columns label, x, y, on_front (bool), and perhaps "<x> error" and "<y> error", which hold
-            standard errors; rows without x or y are left out.
-        x, y: names of columns; more of y is better.
-        less_is_better: whether less of x is better (a cost) or more (a score).
-    """
-    rows = frame.dropna(subset=[x, y])
-    front = rows[rows["on_front"]].sort_values(x)
-    wanted = "lower" if less_is_better else "higher"
-    title = f"{len(front)} of {len(rows)} rows are on the Pareto front: higher {y}, {wanted} {x}"
-    figure = blank(title if len(rows) else f"No row has both {x} and {y}", x, y)
-    figure.add_scatter(
-        x=front[x],
-        y=front[y],
-        mode="lines",
-        name="Pareto front",
-        line={"color": VERMILION, "dash": "dot", "shape": "hv" if less_is_better else "vh"},
-        hoverinfo="skip",
-    )
-    for words, part, symbol in (
-        ("on the front", front, "diamond"),
-        ("behind it", rows.drop(front.index), "circle-open"),
+def _draw_intervals(
+    figure: go.Figure,
+    rows: pandas.DataFrame,
+    told: pandas.Series,
+    labels: pandas.Series,
+    names: tuple[str, str] = _VERDICTS,
+) -> None:
+    """Differences with their intervals, what is told apart from what is not, under these names."""
+    for words, chosen, colour, symbol in (
+        (names[0], told, BLUE, "circle"),
+        (names[1], ~told, GREY, "circle-open"),
     ):
+        part = rows[chosen]
         figure.add_scatter(
-            x=part[x],
-            y=part[y],
-            error_x=_bars(part, x),
-            error_y=_bars(part, y),
+            x=part["difference"],
+            y=labels[chosen],
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": part["high"] - part["difference"],
+                "arrayminus": part["difference"] - part["low"],
+            },
             mode="markers",
             name=words,
-            text=part["label"],
-            marker={"color": BLUE if words == "on the front" else GREY, "symbol": symbol, "size": 10},
-            hovertemplate="%{text}<br>" + f"{x} %{{x}}, {y} %{{y:.2f}}<extra></extra>",
+            marker={"color": colour, "symbol": symbol, "size": 10},
+            hovertemplate="%{y}: %{x:+.2f} points<extra>" + words + "</extra>",
         )
-    return figure
+    figure.add_vline(x=0, line={"color": BLACK, "width": 1})
 
 
-def _bars(rows: pandas.DataFrame, column: str) -> dict | None:
-    """Error bars of a column; None where no row has one."""
-    name = f"{column} error"
-    if name not in rows or rows[name].isna().all():
-        return None
-    return {"array": ERROR_BAR * rows[name].fillna(0)}
-
-
-def _one_line_each(figure: go.Figure, labels: list[str]) -> go.Figure:
+def _one_line_each(figure: go.Figure, labels: list[str], lines: int = 1) -> go.Figure:
     """Rows from top to bottom in the order given, in a figure that grows with their number."""
     figure.update_yaxes(
         categoryorder="array", categoryarray=list(dict.fromkeys(labels)), autorange="reversed"
     )
     figure.update_yaxes(automargin=True, tickmode="linear")
-    height = 190 + ROW_HEIGHT * len(set(labels))
+    height = 190 + ROW_HEIGHT * lines * len(set(labels))
     figure.update_layout(height=height, legend={"y": -80 / height, "yanchor": "top"})
     return figure

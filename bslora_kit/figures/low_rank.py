@@ -102,16 +102,15 @@ def layer_cosines(cosines: Mapping[str, numpy.ndarray]) -> go.Figure:
             col=column,
         )
         figure.update_xaxes(title="layer", dtick=1, row=1, col=column)
-    same = [label for label, found in cosines.items() if numpy.min(found) > 0.999]
-    words = ", ".join(same) if same else "none of the methods"
+    least = "; ".join(f"{label} {numpy.min(found):.2f}" for label, found in cosines.items())
     figure.update_yaxes(autorange="reversed", dtick=1)
     figure.update_yaxes(title="layer", col=1)
     figure.update_annotations(font_size=13)
     return figure.update_layout(
-        title={"text": f"All layers get the same update: {words}", "font": {"size": 15}},
+        title={"text": f"Cosine of the two least alike layers:<br>{least}", "font": {"size": 15}},
         template="plotly_white",
-        height=330,
-        margin={"l": 60, "r": 20, "t": 90, "b": 50},
+        height=350,
+        margin={"l": 60, "r": 20, "t": 110, "b": 50},
     )
 
 

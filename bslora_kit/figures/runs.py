@@ -1,4 +1,4 @@
-"""Figures of training and scoring: loss over steps, score by task, score against parameters.
+"""Figures of training and scoring: loss over steps, score by task.
 
 Scores are in percent, losses in nats per answer token, error bars 1.96 standard errors.
 """
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 
-from bslora_kit.figures.style import BLACK, BLUE, ERROR_BAR, GREY, METHOD_STYLES, VERMILION, blank
+from bslora_kit.figures.style import BLUE, ERROR_BAR, VERMILION, blank
 
 if TYPE_CHECKING:
     import pandas
@@ -80,61 +80,3 @@ def scores_by_task(scores: pandas.DataFrame) -> go.Figure:
     figure.update_xaxes(range=[0, 100])
     figure.update_yaxes(autorange="reversed")
     return figure
-
-
-def score_against_parameters(table: pandas.DataFrame, base: float | None = None) -> go.Figure:
-    """Mean score of each row against its trainable parameters, one trace per method.
-
-    Args:
-        table: from `tables.table`; rows without a score or without parameters are left out.
-        base: mean score of the untouched base in percent, drawn as a line.
-    """
-    rows = table.dropna(subset=["mean", "parameters"])
-    rows = rows[rows["parameters"] > 0]
-    figure = blank(
-        _leader(rows, base), "trainable parameters (log scale)", "mean of the eight tasks (%)"
-    )
-    for method, group in rows.groupby("method", sort=False):
-        colour, symbol = METHOD_STYLES.get(method, (GREY, "circle-open"))
-        figure.add_scatter(
-            x=group["parameters"].astype(int),
-            y=group["mean"],
-            error_y={"array": ERROR_BAR * group["stderr"].fillna(0)},
-            mode="markers",
-            name=method,
-            marker={
-                "color": colour,
-                "symbol": symbol,
-                "size": 11,
-                "line": {"color": BLACK, "width": 0.5},
-            },
-            customdata=group[["ranks", "stderr", "seeds"]],
-            hovertemplate="%{fullData.name} %{customdata[0]}: %{y:.2f} ± %{customdata[1]:.2f} %, "
-            "%{x:,} parameters, seeds: %{customdata[2]}<extra></extra>",
-        )
-    if base is not None:
-        figure.add_hline(
-            y=base,
-            line={"color": GREY, "dash": "dot"},
-            annotation_text=f"untouched base, {base:.1f} %",
-            annotation_position="bottom right",
-        )
-    figure.update_xaxes(type="log", minor={"ticks": "outside"})
-    return figure
-
-
-def _leader(rows: pandas.DataFrame, base: float | None) -> str:
-    """The finding of a table: who leads, how clearly, and by how much over the base."""
-    if not len(rows):
-        return "No row has a score yet"
-    best = rows.loc[rows["mean"].idxmax()]
-    title = f"{best['method']} {best['ranks']} leads with {best['mean']:.1f} %".replace("  ", " ")
-    if base is not None:
-        title += f", {best['mean'] - base:+.1f} points from the base"
-    others = rows.drop(best.name)
-    if len(others) and rows["stderr"].notna().all():
-        # Unpaired, so wide: whoever lies inside may be as good.
-        noise = ERROR_BAR * (others["stderr"] ** 2 + best["stderr"] ** 2) ** 0.5
-        level = int((best["mean"] - others["mean"] <= noise).sum())
-        title += f"; rows within its noise: {level} of {len(others)}"
-    return title

@@ -165,7 +165,7 @@ def _drawn(plans: Mapping[str, Plan], title: str, columns: int) -> go.Figure:
         _label_fields(figure, grid, heading, at)
     height += 145
     figure.update_layout(
-        title={"text": title, "font": {"size": 15}, "y": 1 - 12 / height, "yanchor": "top"},
+        title={"text": title, "font": {"size": 15}, "y": 1 - 24 / height, "yanchor": "top"},
         barmode="overlay",
         template="plotly_white",
         height=height,

@@ -33,6 +33,14 @@ METHOD_STYLES = {  # label of a grid row -> (colour, symbol)
 ERROR_BAR = 1.96  # standard errors: a 95 % interval
 
 
+def style_name(label: str) -> str | None:
+    """The key of `METHOD_STYLES` for a row's label, the longest that it holds; None for no method.
+
+    "MLP, BSLoRA (SS)" and "BSLoRA (SS) local only" look like BSLoRA (SS).
+    """
+    return max((name for name in METHOD_STYLES if name in label), key=len, default=None)
+
+
 def blank(title: str, x: str, y: str | None) -> go.Figure:
     """An empty figure in the kit's style."""
     figure = go.Figure()

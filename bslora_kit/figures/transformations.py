@@ -78,7 +78,8 @@ def slice_map(factor: ArrayLike, spans: Mapping[str, tuple[int, int]], axis: str
             y=[name],
             orientation="h",
             marker_color=GREY,
-            textfont_color="white",
+            textfont={"color": "white", "size": 11},
+            insidetextanchor="middle",
             text=[f"{start} to {stop - 1}"],
             hovertemplate=f"{name}: {axis} {start} to {stop - 1}<extra></extra>",
             showlegend=False,
@@ -88,7 +89,9 @@ def slice_map(factor: ArrayLike, spans: Mapping[str, tuple[int, int]], axis: str
         figure.add_vline(x=stop - 0.5, line={"color": BLACK, "dash": "dot", "width": 1}, row=2, col=1)
     figure.add_trace(_heat(factor, "value", f"{axis} %{{x}}, rank %{{y}}"), row=2, col=1)
     figure.update_layout(template="plotly_white", title={"text": title, "font": {"size": 15}})
-    figure.update_layout(height=210 + 26 * len(spans) + 8 * rank, margin={"l": 90, "r": 20, "t": 60})
+    figure.update_layout(
+        height=190 + 26 * len(spans) + 8 * rank, margin={"l": 90, "r": 20, "t": 60, "b": 60}
+    )
     figure.update_yaxes(autorange="reversed")
     figure.update_yaxes(title="rank", row=2, col=1)
     figure.update_xaxes(title=axis, range=[-0.5, length - 0.5], row=2, col=1)
@@ -248,17 +251,17 @@ def measured_rank(singular_values: ArrayLike, threshold: float) -> int:
 
 
 def gradient_by_column(parts: Mapping[str, ArrayLike], axis: str) -> go.Figure:
-    """The norm of the gradient that each user sends to each column of a shared factor.
+    """The norm of the gradient that each kind of projection sends to each column of a shared factor.
 
     Args:
-        parts: user (a linear, or a kind of projection) -> gradient [rank, length].
+        parts: kind of projection -> gradient [rank, length], summed over its linears.
         axis: what the columns are, "column of A".
     """
     norms = {name: np.linalg.norm(np.asarray(part), axis=0) for name, part in parts.items()}
     readers = np.sum([norm > 0 for norm in norms.values()], axis=0)
     alone, everybody = int((readers == 1).sum()), int((readers == len(norms)).sum())
     title = (
-        f"{everybody} of {len(readers)} columns get a gradient from all {len(norms)} users, "
+        f"{everybody} of {len(readers)} columns get a gradient from all {len(norms)} kinds, "
         f"{alone} from one alone"
     )
     values = np.stack(list(norms.values()))
@@ -269,7 +272,7 @@ def gradient_by_column(parts: Mapping[str, ArrayLike], axis: str) -> go.Figure:
         y=list(norms),
         customdata=read,
         colorscale="Cividis",
-        colorbar={"title": "norm of the<br>gradient", "tickprefix": "10^"},
+        colorbar={"title": "norm of the<br>gradient", **_decades(read)},
         hovertemplate="%{y}, column %{x}: %{customdata:.2e}<extra></extra>",
         hoverongaps=False,
     )
@@ -277,6 +280,14 @@ def gradient_by_column(parts: Mapping[str, ArrayLike], axis: str) -> go.Figure:
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_layout(height=150 + 36 * len(norms), margin={"l": 90})
     return figure
+
+
+def _decades(values: np.ndarray) -> dict[str, list]:
+    """Ticks of a colour bar over log10 of some values: 1 and 3 of each power of ten that they reach."""
+    low, high = np.log10(np.nanmin(values)), np.log10(np.nanmax(values))
+    powers = range(int(np.floor(low)), int(np.ceil(high)) + 1)
+    ticks = [digit * 10.0**power for power in powers for digit in (1, 3)]
+    return {"tickvals": list(np.log10(ticks)), "ticktext": [f"{tick:.0e}" for tick in ticks]}
 
 
 def _cycle(count: int) -> list[tuple[str, str, str]]:

@@ -131,16 +131,27 @@ def overlap_table(overlaps: Mapping[str, Sequence[Overlap]]) -> pandas.DataFrame
     return table
 
 
-def overlap_bars(overlaps: Mapping[str, Sequence[Overlap]], what: str) -> go.Figure:
+def overlap_bars(
+    overlaps: Mapping[str, Sequence[Overlap]], what: str, comparable: Sequence[str]
+) -> go.Figure:
     """The numbers of `overlap_table` as bars, kind by kind, with chance as a line across them.
 
     Args:
         overlaps: as for `overlap_table`; four conditions at most.
         what: what is compared, for the title: "A".
+        comparable: kinds whose layers speak of the same directions; the means in the title are theirs.
+
+    Raises:
+        ValueError: if a comparable kind has no overlap.
     """
     table = overlap_table(overlaps)
-    said = "; ".join(f"{name} {mean:.2f}" for name, mean in table.mean(axis=1).items())
-    figure = blank(f"Overlap of {what}: {said}", None, "overlap (0 to 1)")
+    missing = [kind for kind in comparable if kind not in table]
+    if missing or not comparable:
+        raise ValueError(f"comparable kinds {list(comparable)}: name some of {list(table)}")
+    means = table[list(comparable)].mean(axis=1)
+    said = "; ".join(f"{name} {mean:.2f}" for name, mean in means.items())
+    kinds = ", ".join(kind.removesuffix("_proj") for kind in comparable)
+    figure = blank(f"Overlap of {what} in {kinds}: {said}", None, "overlap (0 to 1)")
     *conditions, chance = table.index
     for name, (colour, pattern) in zip(conditions, _CONDITIONS, strict=False):
         figure.add_bar(
@@ -170,13 +181,17 @@ def ablation_scores(scores: pandas.DataFrame) -> go.Figure:
     """
     whole, others = scores.iloc[0], scores.iloc[1:]
     worst = others.loc[others["value"].idxmin()]
-    title = f"Nothing that is left out takes the score below {100 * whole['value']:.1f} %"
-    if worst["value"] < whole["value"]:
+    noise = ERROR_BAR * np.hypot(whole["stderr"], worst["stderr"])  # of two independent scores
+    title = (
+        f"Without {worst['left_out']} the score falls from {100 * whole['value']:.1f} to "
+        f"{100 * worst['value']:.1f} %"
+    )
+    if not whole["value"] - worst["value"] > noise:
         title = (
-            f"Without {worst['left_out']} the score falls from {100 * whole['value']:.1f} to "
-            f"{100 * worst['value']:.1f} %"
+            f"The lowest score, without {worst['left_out']}, is {100 * worst['value']:.1f} %: "
+            f"no fall from {100 * whole['value']:.1f} % is shown"
         )
-    title += f"; the whole's 95 % interval is ± {100 * ERROR_BAR * whole['stderr']:.1f} points"
+    title += f"; two such scores differ by up to {100 * noise:.1f} points by chance"
     figure = blank(title, "mean of the eight tasks (%), bars: 95 % interval", "left out")
     figure.add_scatter(
         x=100 * scores["value"],

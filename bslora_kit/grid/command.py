@@ -3,8 +3,15 @@
     python -m bslora_kit.grid papermill_runs/grids/similar_budget.yaml --seeds 3 --jobs 2
 
 Each row is a run of notebooks/20_run_one_row.ipynb in papermill_runs/<grid>/<row>-s<seed>/. What has a
-result is not run again; what fails does not stop the rest; the same command goes on where an earlier
-one was stopped. The table lies in papermill_runs/<grid>/ as table.md, .csv, .tex and .html.
+result is not run again, nor what another grid has run with the same parameters; what fails does not stop
+the rest; the same command goes on where an earlier one was stopped. The table lies in
+papermill_runs/<grid>/ as table.md, .csv, .tex and .html.
+
+Learning rates are the profile's; with --lr published the paper's for all rows, with --lr FILE those of
+a sweep. --sweep looks for them: several for each method of the grid, scored on a split that no table is
+of; papermill_runs/<grid>/learning_rates.yaml then holds the best (see `bslora_kit.grid.sweep`):
+
+    python -m bslora_kit.grid papermill_runs/grids/rates.yaml --sweep
 
 With --engine ray the jobs run on the machines of a Ray cluster (see `bslora_kit.grid.ray_cluster`):
 
@@ -13,84 +20,147 @@ With --engine ray the jobs run on the machines of a Ray cluster (see `bslora_kit
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-import yaml
-
 from bslora_kit import paths
+from bslora_kit.grid import estimate, sweep
 from bslora_kit.grid.driver import run_rows
+from bslora_kit.grid.dry_run import print_plan
 from bslora_kit.grid.engine import Engine, EngineUnavailable
 from bslora_kit.grid.file import Grid, read_grid
 from bslora_kit.grid.local import LocalEngine
-from bslora_kit.grid.report import print_plan, report
-from bslora_kit.grid.rows import Expected, Row, clear, expected_seconds, rows_of
+from bslora_kit.grid.options import LOCAL_JOBS, assignment, check_options, parser
+from bslora_kit.grid.report import report
+from bslora_kit.grid.rows import Row, clear, rows_of
 from bslora_kit.grid.status_lines import StatusLines, describe
-from bslora_kit.jobs.parameters import DEFAULTS
+from bslora_kit.grid.takeover import equal_runs, take_over
+from bslora_kit.jobs.parameters import UNTRAINED
 from bslora_kit.jobs.profiles import Profile, load_profile
-from bslora_kit.jobs.run_job import record_failure, run_job
+from bslora_kit.jobs.rates import PUBLISHED, read_outcome
+from bslora_kit.jobs.run_job import DISK_FULL, record_failure, run_job
 
 __all__ = ["main", "run_job"]
 
-_LOCAL_JOBS = 2
-_OF_RAY = ("address", "cpus_per_job", "gpus_per_job")
 EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
+
+
+class _Refused(ValueError):
+    """Runs on disk are in the way of those asked for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status: 0 all done, 1 some failed, 2 refused."""
-    options = _parser().parse_args(arguments)
+    options = parser().parse_args(arguments)
     try:
         profile = load_profile(options.profile)
-        grid, rows = _rows(options, profile)
+        grid, common = _grid(options, profile)
+        rows = _rows(grid, options, common)
         clear(rows, options.again)
         _refuse_conflicts(rows)
         engine = _engine(options)
+        if options.dry_run:
+            _dry_run(grid, rows, profile, engine, options)
+            return 0
+        _take_over(rows, options)
     except (ValueError, OSError) as error:
         print(f"bslora_kit.grid: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    expected = {row.name: expected_seconds(row, profile) for row in rows}
-    if options.dry_run:
-        print_plan(grid, rows, expected, engine.side_by_side)
-        return 0
-    missing = [row for row in rows if row.state == "missing"]
     try:
-        with engine if missing else nullcontext(engine):
-            return _run(grid, rows, missing, expected, engine, options.retries)
-    except EngineUnavailable as error:
+        _run(grid, rows, profile, engine, options)
+        while options.sweep and (further := _further(grid, rows)):
+            grid = replace(grid, rows=(*grid.rows, *further))
+            rows = _rows(grid, options, common)
+            _refuse_conflicts(rows)
+            _run(grid, rows, profile, engine, options)
+        return _end(grid, rows, options.sweep)
+    except (EngineUnavailable, _Refused) as error:
         print(f"bslora_kit.grid: {error}", file=sys.stderr)
         return EXIT_REFUSED
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        done = sum(row.state == "done" for row in rows)
+        print(
+            f"bslora_kit.grid: {error.strerror} in {rows[0].folder.parent}: stopped with {done} of "
+            f"{len(rows)} runs done. Make room; the same command goes on from here",
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
     except KeyboardInterrupt:
         done = sum(row.state == "done" for row in rows)
         print(f"\nstopped with {done} of {len(rows)} runs done; the same command goes on from here")
         return EXIT_INTERRUPTED
 
 
-def _run(
-    grid: Grid,
-    rows: list[Row],
-    missing: list[Row],
-    expected: dict[str, Expected],
-    engine: Engine,
-    retries: int,
-) -> int:
+def _dry_run(grid: Grid, rows: list[Row], profile: Profile, engine: Engine, options: Any) -> None:
+    equal = equal_runs(rows, options.out.resolve())
+    # A row whose data are still to be fetched counts too.
+    counted = [row for row in rows if row.resolved and row.state in ("missing", "failed")]
+    to_do = [row for row in counted if row.name not in equal]
+    print_plan(grid, rows, equal, _estimate(to_do, profile, engine, options))
+
+
+def _estimate(rows: Sequence[Row], profile: Profile, engine: Engine, options: Any) -> list[str]:
+    here = estimate.device if options.engine == "local" else None
+    return estimate.lines(rows, profile, engine.side_by_side, here)
+
+
+def _take_over(rows: Sequence[Row], options: Any) -> None:
+    """Takes over finished runs of other grids and says so."""
+    equal = equal_runs(rows, options.out.resolve())
+    taken = [row.name for row in rows if row.name in equal and take_over(row, equal[row.name])]
+    if taken:
+        print(
+            f"{len(taken)} rows have run elsewhere with the same parameters; their runs are taken over:"
+        )
+        for name in taken:
+            print(f"  {name} from {'/'.join(equal[name].parts[-2:])}")
+
+
+def _run(grid: Grid, rows: list[Row], profile: Profile, engine: Engine, options: Any) -> None:
+    """Runs the rows that are missing; afterwards each is done or has failed."""
+    missing = [row for row in rows if row.state == "missing"]
     done = sum(row.state == "done" for row in rows)
-    at_a_time = min(engine.side_by_side, engine.at_most)
-    print(f"{grid.title}: {len(rows)} runs, {done} done, {len(missing)} to do, {at_a_time} at a time")
     for row in rows:
         if row.state == "failed":
             record_failure(row.folder, row.problem)
             print(f"{row.name}: {describe(row)}")
-    status = StatusLines(rows, at_a_time, expected)
-    try:
-        run_rows(rows, engine, status, retries)
-    finally:
-        status.close()
-    report(grid, rows[0].folder.parent)
+    with engine if missing else nullcontext(engine):
+        at_a_time = min(engine.side_by_side, engine.at_most)
+        print(
+            f"{grid.title}: {len(rows)} runs, {done} done, {len(missing)} to do, {at_a_time} at a time"
+        )
+        if not estimate.all_shipped(missing):  # those fit everywhere, and the line below tells the time
+            print("\n".join(_estimate(missing, profile, engine, options)))
+        expected = {row.name: estimate.expected_seconds(row, profile) for row in rows}
+        status = StatusLines(rows, at_a_time, expected)
+        try:
+            run_rows(rows, engine, status, options.retries)
+        finally:
+            status.close()
+
+
+def _further(grid: Grid, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The rows of the next round of a sweep; says for what they are."""
+    from bslora_kit.tables import read_results  # pandas and plotly, which no running grid needs
+
+    results = read_results(rows[0].folder.parent)
+    further = sweep.widened(grid, results)
+    for row in further:
+        print(f"{row['varied']['of']}: its best rate is at the edge, so {row['lr']:g} is tried too")
+    return further
+
+
+def _end(grid: Grid, rows: Sequence[Row], swept: bool) -> int:
+    """Prints the table, the outcome of a sweep and the failures; returns the exit status."""
+    folder = rows[0].folder.parent
+    report(grid, folder)
+    if swept and any(row.state == "done" for row in rows):
+        print("\n".join(sweep.end(folder, grid)))
     failed = [row for row in rows if row.state != "done"]
     if failed:
         print(f"\n{len(failed)} of {len(rows)} runs failed; the same command tries them again:")
@@ -102,10 +172,7 @@ def _run(
 def _engine(options: Any) -> Engine:
     """The engine that is asked for, not yet entered."""
     if options.engine == "local":
-        given = [f"--{name.replace('_', '-')}" for name in _OF_RAY if getattr(options, name) is not None]
-        if given:
-            raise ValueError(f"{', '.join(given)}: of a Ray cluster alone; add --engine ray")
-        return LocalEngine(options.jobs or _LOCAL_JOBS)
+        return LocalEngine(options.jobs or LOCAL_JOBS, options.processes_per_job)
     try:
         from bslora_kit.grid.ray_cluster import RayEngine
     except ModuleNotFoundError as error:
@@ -115,29 +182,44 @@ def _engine(options: Any) -> Engine:
             "--engine ray: Ray is not installed; pip install 'bslora_kit[cluster]'"
         ) from error
     cpus, gpus = options.cpus_per_job, options.gpus_per_job
-    return RayEngine(options.address, options.jobs or sys.maxsize, 1 if cpus is None else cpus, gpus)
+    processes = options.processes_per_job
+    return RayEngine(
+        options.address,
+        options.jobs or sys.maxsize,
+        processes if cpus is None else cpus,
+        gpus,
+        processes,
+    )
 
 
-def _rows(options: Any, profile: Profile) -> tuple[Grid, list[Row]]:
-    for name, least in {
-        "jobs": 1,
-        "seeds": 1,
-        "retries": 0,
-        "cpus_per_job": 1,
-        "gpus_per_job": 0,
-    }.items():
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
+def _grid(options: Any, profile: Profile) -> tuple[Grid, dict[str, Any]]:
+    """The grid, or the sweep of it, and the parameters of all its rows."""
+    check_options(options)
     grid = read_grid(options.grid)
     common: dict[str, Any] = {"profile": options.profile}
+    if options.sweep:
+        common |= profile.sweep
     if options.quick:
         common |= profile.quick
-    common |= dict(_assignment(text) for text in options.set)
+    common |= dict(assignment(text) for text in options.set)
+    if options.sweep:
+        return sweep.sweep_grid(grid, common), common
+    return (grid if options.lr is None else _with_rate(grid, options.lr)), common
+
+
+def _with_rate(grid: Grid, rate: str) -> Grid:
+    """The grid with one source of learning rates for all trained rows."""
+    if rate != PUBLISHED:
+        read_outcome(rate)
+    rows = [row if row["method"] == UNTRAINED else {**row, "lr": rate} for row in grid.rows]
+    return replace(grid, rows=tuple(rows))
+
+
+def _rows(grid: Grid, options: Any, common: Mapping[str, Any]) -> list[Row]:
     seeds = options.seed_list if options.seed_list is not None else list(range(options.seeds))
     out = options.out.resolve()
     place = out.relative_to(paths.ROOT) if out.is_relative_to(paths.ROOT) else out
-    return grid, rows_of(grid.jobs(seeds, str(place), common))
+    return rows_of(grid.jobs(seeds, str(place), common))
 
 
 def _refuse_conflicts(rows: Sequence[Row]) -> None:
@@ -147,67 +229,8 @@ def _refuse_conflicts(rows: Sequence[Row]) -> None:
     shown = "\n".join(f"  {row.name}: {row.problem}" for row in conflicts[:5])
     more = f"\n  and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
     names = "all" if len(conflicts) > 3 else " ".join(row.name for row in conflicts)
-    raise ValueError(
+    raise _Refused(
         f"{len(conflicts)} rows in {rows[0].folder.parent} are runs with other parameters:\n"
         f"{shown}{more}\nKeep them and write elsewhere with --out FOLDER, or run them again with "
         f"--again {names}"
     )
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """One --set: the value is YAML, numbers such as 1e-3 included."""
-    name, equals, value = text.partition("=")
-    if not equals or name not in DEFAULTS:
-        raise ValueError(f"--set {text}: expected name=value with one of {', '.join(DEFAULTS)}")
-    parsed = yaml.safe_load(value)
-    if isinstance(DEFAULTS[name], str) or not isinstance(parsed, str):
-        return name, parsed
-    try:
-        return name, float(parsed)
-    except ValueError:
-        return name, parsed
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bslora_kit.grid",
-        description="Runs the rows of a grid that have no result yet, and prints the table.",
-    )
-    parser.add_argument("grid", type=Path, help="a file of papermill_runs/grids")
-    parser.add_argument("--profile", default="demo", help="demo, paper, or a .yaml file")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N-1")
-    parser.add_argument("--seed-list", type=int, nargs="+", metavar="SEED", help="these seeds instead")
-    parser.add_argument(
-        "--jobs",
-        type=int,
-        metavar="N",
-        help=f"jobs side by side; {_LOCAL_JOBS} on this machine, on a cluster what it has room for",
-    )
-    parser.add_argument("--engine", choices=("local", "ray"), default="local", help="what runs the jobs")
-    parser.add_argument(
-        "--address", metavar="HOST:PORT", help="of the Ray cluster; auto for this machine's"
-    )
-    parser.add_argument("--cpus-per-job", type=int, metavar="N", help="on a Ray cluster; 1")
-    parser.add_argument(
-        "--gpus-per-job",
-        type=float,
-        metavar="X",
-        help="on a Ray cluster; 1 where it has GPUs, 0.25 for four jobs on each",
-    )
-    parser.add_argument(
-        "--retries",
-        type=int,
-        default=2,
-        metavar="N",
-        help="how often a job is started again whose process or machine was lost",
-    )
-    parser.add_argument("--quick", action="store_true", help="the profile's few steps and items")
-    parser.add_argument("--dry-run", action="store_true", help="say what would run, and how long")
-    parser.add_argument("--out", type=Path, default=paths.RUNS, metavar="FOLDER", help="of all grids")
-    parser.add_argument(
-        "--again", nargs="+", default=[], metavar="ROW", help="remove these runs first; all for all"
-    )
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter of every row"
-    )
-    return parser

@@ -10,6 +10,8 @@ remembers counts for nothing beside these files.
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 import signal
 import time
@@ -22,7 +24,7 @@ from bslora_kit.grid.engine import LOG, End, Engine, RunningJob
 from bslora_kit.grid.rows import Row
 from bslora_kit.grid.status_lines import StatusLines
 from bslora_kit.jobs.lock import is_locked
-from bslora_kit.jobs.run_job import EXIT_IN_USE, record_failure
+from bslora_kit.jobs.run_job import EXIT_DISK_FULL, EXIT_IN_USE, record_failure
 
 _POLL_SECONDS = 0.3
 
@@ -39,6 +41,8 @@ def run_rows(rows: Sequence[Row], engine: Engine, status: StatusLines, retries: 
 
     Raises:
         KeyboardInterrupt: on Ctrl-C or SIGTERM, after the jobs are ended.
+        OSError: if a row finds the disk full, after the jobs are ended: every further row would train
+            for nothing. What is missing is whatever the disk did not take.
     """
     waiting = [row for row in rows if row.state == "missing"]
     running: list[tuple[Row, RunningJob]] = []
@@ -53,6 +57,8 @@ def run_rows(rows: Sequence[Row], engine: Engine, status: StatusLines, retries: 
                     losses[row.name] += end.lost
                     if _collect(row, end, final=losses[row.name] > retries):
                         status.finished(row)
+                        if row.state == "failed" and end.status == EXIT_DISK_FULL:
+                            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(row.folder))
                     else:
                         waiting.insert(0, row)
                         if end.lost:
@@ -105,10 +111,13 @@ def _collect(row: Row, end: End, final: bool) -> bool:
         return False
     if row.state == "missing":
         row.state = "failed"
+        text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+        _remove(row.folder, LOG, "*.part*")  # before error.txt, which may need their room
         error = row.folder / "error.txt"
         if not error.is_file():
             ended = end.reason or f"the job's process ended with status {end.status}"
-            text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+            if end.status == EXIT_DISK_FULL:
+                ended = os.strerror(errno.ENOSPC)
             record_failure(row.folder, ended, text[-4000:])
         row.problem = error.read_text(encoding="utf-8").splitlines()[0]
     _remove(row.folder, LOG, "*.part*")

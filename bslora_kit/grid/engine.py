@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from bslora_kit.grid.rows import Row
+from bslora_kit.jobs.processes import VARIABLE
 from bslora_kit.paths import ROOT
 
 LOG = "output.log"  # in the run folder: what the job's process writes to the terminal
@@ -90,15 +91,16 @@ class Engine(Protocol):
         """Starts a job; its folder exists."""
 
 
-def job_environment(threads: int, temporary: str) -> dict[str, str]:
+def job_environment(threads: int, temporary: str, processes: int) -> dict[str, str]:
     """The environment of a job's process.
 
     Args:
         threads: of torch and the tokenizer, which read this when they are imported.
         temporary: a folder for sockets and scratch files, which the caller removes.
+        processes: how many train the job together; each has so many threads.
     """
     counts = dict.fromkeys(_THREADS, str(threads))
-    return {**os.environ, **counts, "TMPDIR": temporary}
+    return {**os.environ, **counts, "TMPDIR": temporary, VARIABLE: str(processes)}
 
 
 def start_process(

@@ -1,10 +1,18 @@
-"""Jobs as processes of this machine, a few side by side."""
+"""Jobs as processes of this machine, a few side by side.
+
+Where there are GPUs each job sees one of them, the one with the fewest jobs: with more jobs than GPUs
+several share one, and its memory has to hold them all.
+"""
 
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -16,8 +24,9 @@ from bslora_kit.jobs.provenance import cores
 class LocalJob:
     """A process of this machine."""
 
-    def __init__(self, process: subprocess.Popen[bytes]):
+    def __init__(self, process: subprocess.Popen[bytes], gpus: Sequence[str]):
         self.began: float | None = time.monotonic()
+        self.gpus = gpus
         self._process = process
 
     def poll(self) -> End | None:
@@ -35,11 +44,21 @@ class LocalEngine:
     """Runs jobs on this machine.
 
     Args:
-        side_by_side: how many jobs at a time; they share the machine's cores evenly.
+        side_by_side: how many jobs at a time; they share the machine's cores and GPUs evenly.
+        processes: how many train one job together, each on a GPU of its own where there are GPUs.
+
+    Raises:
+        ValueError: for more processes a job than the machine has GPUs.
     """
 
-    def __init__(self, side_by_side: int):
+    def __init__(self, side_by_side: int, processes: int = 1):
         self.side_by_side = self.at_most = side_by_side
+        self._processes, self._gpus = processes, visible_gpus()
+        if 0 < len(self._gpus) < processes:
+            raise ValueError(
+                f"{processes} processes a job need as many GPUs; here are {len(self._gpus)}"
+            )
+        self._jobs: list[LocalJob] = []
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Self:
@@ -57,6 +76,30 @@ class LocalEngine:
 
     def start(self, row: Row) -> LocalJob:
         """Starts the row's process."""
-        threads = max(1, cores() // self.side_by_side)
-        environment = job_environment(threads, self._temporary.name)
-        return LocalJob(start_process(row.asked, row.folder, environment))
+        threads = max(1, cores() // (self.side_by_side * self._processes))
+        environment = job_environment(threads, self._temporary.name, self._processes)
+        gpus = self._least_used()
+        if gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        job = LocalJob(start_process(row.asked, row.folder, environment), gpus)
+        self._jobs.append(job)
+        return job
+
+    def _least_used(self) -> list[str]:
+        """The GPUs for the next job; none where there are none."""
+        used = Counter(gpu for job in self._jobs if job.poll() is None for gpu in job.gpus)
+        return sorted(self._gpus, key=used.__getitem__)[: self._processes]
+
+
+def visible_gpus() -> list[str]:
+    """The NVIDIA GPUs that this process may use, by index or UUID, without loading CUDA.
+
+    CUDA_VISIBLE_DEVICES where it is set, else what nvidia-smi lists.
+    """
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [gpu for gpu in chosen.split(",") if gpu.strip()]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.split()

@@ -62,12 +62,27 @@ class RayEngine:
             RAY_ADDRESS names or that runs on this machine, else a new one of this machine alone.
         at_most: how many jobs may be submitted at a time.
         cpus: of one job.
-        gpus: of one job, a part of one where several share it; None takes 1 where the cluster has any.
+        gpus: of one job, a part of one where several share it; None takes 1 for each of its processes
+            where the cluster has any.
+        processes: how many train one job together, on one machine.
+
+    Raises:
+        ValueError: for fewer GPUs than processes of a job.
     """
 
-    def __init__(self, address: str | None, at_most: int, cpus: int = 1, gpus: float | None = None):
+    def __init__(
+        self,
+        address: str | None,
+        at_most: int,
+        cpus: int = 1,
+        gpus: float | None = None,
+        processes: int = 1,
+    ):
+        if gpus and processes > 1 and gpus < processes:
+            raise ValueError(f"{processes} processes a job need as many GPUs; {gpus:g} are asked for")
         self.side_by_side, self.at_most = 1, at_most
         self._address, self._cpus, self._gpus = address, cpus, gpus
+        self._processes = processes
         self._jobs: list[RayJob] = []
 
     def __enter__(self) -> Self:
@@ -80,7 +95,7 @@ class RayEngine:
                 "(`ray get-auth-token`)"
             ) from error
         if self._gpus is None:
-            self._gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+            self._gpus = self._processes if ray.cluster_resources().get("GPU", 0) else 0
         self.side_by_side = max(1, sum(self._room(node["Resources"]) for node in _alive()))
         self._task = ray.remote(num_cpus=self._cpus, num_gpus=self._gpus, max_retries=0, max_calls=1)(
             _run_on_machine
@@ -101,7 +116,12 @@ class RayEngine:
     def start(self, row: Row) -> RayJob:
         """Submits the row's job; it begins when a machine has room."""
         reference = self._task.remote(
-            dict(row.asked), row.folder, DATA, threads=self._cpus, uses_gpu=self._gpus > 0
+            dict(row.asked),
+            row.folder,
+            DATA,
+            threads=max(1, self._cpus // self._processes),
+            processes=self._processes,
+            uses_gpu=self._gpus > 0,
         )
         job = RayJob(reference, row.folder)
         self._jobs.append(job)
@@ -120,7 +140,12 @@ def _alive() -> list[dict[str, Any]]:
 
 
 def _run_on_machine(
-    asked: Mapping[str, Any], folder: Path, data: Path, threads: int, uses_gpu: bool
+    asked: Mapping[str, Any],
+    folder: Path,
+    data: Path,
+    threads: int,
+    processes: int,
+    uses_gpu: bool,
 ) -> int:
     """The task: runs the job's process on this machine and returns its exit status.
 
@@ -133,7 +158,7 @@ def _run_on_machine(
             f"{ROOT}. Checkout and --out have to lie where all machines see them under the same path"
         )
     with tempfile.TemporaryDirectory(prefix="bslora-") as temporary:
-        environment = job_environment(threads, temporary) | {"BSLORA_KIT_DATA": str(data)}
+        environment = job_environment(threads, temporary, processes) | {"BSLORA_KIT_DATA": str(data)}
         if not uses_gpu:  # Ray leaves all GPUs visible to a task that asks for none
             environment["CUDA_VISIBLE_DEVICES"] = ""
         process = start_process(asked, folder, environment)

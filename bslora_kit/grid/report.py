@@ -1,4 +1,4 @@
-"""The end of a grid, its table in all forms, and the plan that --dry-run prints."""
+"""The end of a grid: its table in all forms."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bslora_kit.grid.file import Grid
-from bslora_kit.grid.rows import Expected, Row
-from bslora_kit.grid.status_lines import describe
+from bslora_kit.jobs.parameters import UNTRAINED
+from bslora_kit.jobs.rates import origin_of
 
 
 def report(grid: Grid, folder: Path) -> None:
@@ -27,12 +27,12 @@ def report(grid: Grid, folder: Path) -> None:
         return
     rows = {"rows": grid.rows}
     frame = tables.table(results, rows)
-    lines = tables.about(results, frame)
+    lines = tables.about(results, frame) + rate_lines(grid, results)
     base = tables.base_score(frame)
     gains = pairs = None
     try:
         pairs = tables.comparisons(results, rows)
-        gains = tables.differences(results, rows) if base is not None else None
+        gains = tables.differences(results, rows)
         lines += tables.in_words(frame, pairs)
         frame = tables.with_places(frame, pairs)
     except ValueError as error:  # too few items for an interval
@@ -44,6 +44,20 @@ def report(grid: Grid, folder: Path) -> None:
     for line in best_lines(grid, results):
         print(line)
     print("page: " + next(str(path) for path in written if path.suffix == ".html"))
+
+
+def rate_lines(grid: Grid, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Where the learning rates of a table come from, in words; rows are named where they differ."""
+    names = {row["row"] for row in grid.rows if "varied" not in row}
+    origins: dict[str, dict[str, None]] = {}
+    for result in results:
+        run = result["run"]
+        if run["row"] in names and run["method"] != UNTRAINED:
+            origins.setdefault(origin_of(run), {})[run["row"]] = None
+    if not origins:
+        return []
+    told = [f"{origin} ({', '.join(rows)})" for origin, rows in origins.items()]
+    return [f"Learning rates: {'; '.join(told if len(told) > 1 else origins)}."]
 
 
 def best_values(
@@ -82,51 +96,3 @@ def best_lines(grid: Grid, results: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         lines.append(f"  {of:{width}}  {texts[0]}; then {', '.join(texts[1:]) or 'none'}")
     return lines
-
-
-def print_plan(
-    grid: Grid, rows: Sequence[Row], expected: Mapping[str, Expected], side_by_side: int
-) -> None:
-    """Prints every row with its parameter counts and state, and how long the missing ones take."""
-    published = {row["row"]: row.get("published_parameters") for row in grid.rows}
-    width = max(len(row.name) for row in rows)
-    print(f"{grid.title}\n")
-    print(f"{'row':{width}}  {'parameters':>12}  {'published':>12}  state")
-    counts = _parameter_counts(rows)
-    for row in rows:
-        ours, theirs = (
-            "" if count is None else f"{count:,}"
-            for count in (counts[row.name], published[row.asked["row"]])
-        )
-        state = f"done: {describe(row)}" if row.state == "done" else row.state
-        state += f": {row.problem}" if row.problem and row.state != "done" else ""
-        print(f"{row.name:{width}}  {ours:>12}  {theirs:>12}  {state}"[:160])
-    missing = [row for row in rows if row.state == "missing"]
-    seconds = sum(expected[row.name].total for row in missing)
-    speed = f"about {seconds / side_by_side / 60:.0f} minutes"
-    if missing and not seconds:
-        speed = "time unknown, as this profile's speed has not been measured"
-    print(f"\n{len(missing)} of {len(rows)} runs to do: {speed}, {side_by_side} at a time")
-
-
-def _parameter_counts(rows: Sequence[Row]) -> dict[str, int | None]:
-    """Trainable parameters by row name; None where a row or the base's shapes are not known."""
-    from bslora_kit import shapes  # with torch and peft
-    from bslora_kit.budget import budget
-    from bslora_kit.jobs.inputs import base_folder
-    from bslora_kit.jobs.job import config_of
-
-    known: dict[str, shapes.Shapes | None] = {}
-    counts: dict[str, int | None] = {}
-    for row in rows:
-        counts[row.name] = None
-        if row.state == "failed":
-            continue
-        base = row.resolved["base_model"]
-        if base not in known:
-            folder = base_folder(base)
-            known[base] = shapes.of_config(folder) if folder else None
-        config, of_base = config_of(row.resolved), known[base]
-        if of_base is not None:
-            counts[row.name] = budget(config, of_base).trainable if config else 0
-    return counts

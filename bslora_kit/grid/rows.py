@@ -8,14 +8,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bslora_kit.jobs.inputs import task_files
 from bslora_kit.jobs.lock import is_locked
 from bslora_kit.jobs.parameters import differences, resolve, run_folder_of
-from bslora_kit.jobs.profiles import Profile
 from bslora_kit.paths import ROOT
 
 State = Literal["missing", "running", "done", "failed", "conflict"]
@@ -28,7 +27,8 @@ class Row:
     Attributes:
         asked: its parameters, as the notebook gets them.
         folder: its run folder.
-        resolved: its parameters with the profile's; empty where they are not valid.
+        resolved: its parameters with the profile's; empty where they are not valid, without inputs where
+            files are missing.
         state: "conflict" is a folder that holds a run with other parameters.
         problem: what is wrong in the states "failed" and "conflict".
         result: the content of result.json in the state "done".
@@ -72,6 +72,9 @@ def rows_of(jobs: Sequence[Mapping[str, Any]]) -> list[Row]:
             row.folder = run_folder_of(asked, row.resolved)
         except (ValueError, TypeError, OSError) as error:
             row.state, row.problem = "failed", f"{type(error).__name__}: {error}"
+            if isinstance(error, FileNotFoundError):
+                with suppress(ValueError, OSError):
+                    row.resolved = resolve(asked, with_inputs=False)
         row.look()
         rows.append(row)
     return rows
@@ -98,37 +101,3 @@ def clear(rows: Sequence[Row], names: Sequence[str]) -> None:
             shutil.rmtree(row.folder, ignore_errors=True)
             if row.state != "failed":
                 row.state, row.problem, row.result = "missing", "", {}
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Seconds that the stages of a row are expected to take."""
-
-    start: float = 0.0
-    training: float = 0.0
-    scoring: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """Of all stages."""
-        return self.start + self.training + self.scoring
-
-
-def expected_seconds(row: Row, profile: Profile) -> Expected:
-    """How long a row takes, from the speeds that its profile has measured.
-
-    Items that the datasets library fetches are not counted.
-    """
-    measured, given = profile.measured, row.resolved
-    if not measured or not given:
-        return Expected()
-    training = given["steps"] * measured["tokens_per_step"] / measured["tokens_per_second"]
-    items = sum(
-        min(count, given["limit"] or count) for count in _item_counts(given["tasks"], given["split"])
-    )
-    return Expected(measured["start_seconds"], training, items / measured["items_per_second"])
-
-
-def _item_counts(tasks: Sequence[str], split: str) -> list[int]:
-    files = [file for file in task_files(tasks, split) if file.stem == split]
-    return [sum(1 for line in file.open(encoding="utf-8") if line.strip()) for file in files]

@@ -12,7 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from bslora_kit.grid.rows import Expected, Row
+from bslora_kit.grid.estimate import Expected
+from bslora_kit.grid.rows import Row
 from bslora_kit.jobs.progress import read_progress
 
 _SECONDS_BETWEEN_LINES = 9.0
@@ -49,7 +50,7 @@ class StatusLines:
 
     def lost(self, row: Row, reason: str) -> None:
         """Prints the line of a row that is started again because its process or machine was lost."""
-        self._print(f"     {row.name:{self._width}}  {reason}; it is started again"[:160])
+        self._print(f"     {row.name:{self._width}}  is started again: {reason}"[:160])
 
     def tell(self, started: Mapping[str, tuple[Row, float | None]], waiting: Sequence[Row]) -> None:
         """Prints how far the rows are, where a line is due.

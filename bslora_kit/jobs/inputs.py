@@ -14,24 +14,25 @@ from bslora_kit import paths
 from bslora_kit.evaluation.tasks import definitions
 from bslora_kit.files import fingerprint_of
 
-SHIPPED_BASE = "data/base"
+SHIPPED_BASES = ("data/base", "data/base-1-7b", "data/base-1-13b")  # what bslora_kit.demo makes
 
 
 def base_folder(name: str) -> Path | None:
     """The local folder of a base model; None where the name is one of the hub.
 
     Args:
-        name: "data/base" for the shipped one, a folder (relative to the checkout or absolute), or a
-            name on the hub.
+        name: one of `SHIPPED_BASES`, another folder (relative to the checkout or absolute), or a name on
+            the hub.
 
     Raises:
         FileNotFoundError: if the name is a path and there is no model; says what to do.
     """
-    folder = paths.BASE if name == SHIPPED_BASE else paths.ROOT / Path(name).expanduser()
+    shipped = name in SHIPPED_BASES
+    folder = paths.BASE.with_name(Path(name).name) if shipped else paths.ROOT / Path(name).expanduser()
     if (folder / "config.json").is_file():
         return folder
-    if name == SHIPPED_BASE:
-        raise FileNotFoundError(f"{folder} holds no model; `make demo` makes the shipped base again")
+    if shipped:
+        raise FileNotFoundError(f"{folder} holds no model; `make demo` makes the shipped bases again")
     if folder.exists() or Path(name).is_absolute() or name.startswith((".", "~")):
         raise FileNotFoundError(
             f"base_model {name!r}: {folder} has no config.json; give a folder written by "

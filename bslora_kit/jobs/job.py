@@ -12,15 +12,13 @@ opened as it is, not made again; one with other parameters is refused.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import PartialState
 from peft import get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
@@ -30,16 +28,19 @@ from bslora_kit import shapes
 from bslora_kit.adapters import parameter_scopes
 from bslora_kit.budget import Budget, budget
 from bslora_kit.data import Example, encode, hold_out, load_instructions
-from bslora_kit.device import precision_for
+from bslora_kit.device import precision_for, this_process
 from bslora_kit.evaluation.scores import Evaluation, evaluate
 from bslora_kit.files import write_json
 from bslora_kit.jobs.inputs import base_folder
 from bslora_kit.jobs.lock import RunLock
+from bslora_kit.jobs.outcome import budget_entry, save_adapter, training_entry, write_items
 from bslora_kit.jobs.parameters import UNTRAINED, branches_of, differences, resolve, run_folder_of
+from bslora_kit.jobs.processes import processes_of_a_job, train_in_processes
 from bslora_kit.jobs.progress import JobProgress
 from bslora_kit.jobs.provenance import machine, provenance
 from bslora_kit.methods import SharedLoraConfig
 from bslora_kit.training import TrainingResult, TrainingSettings, train
+from bslora_kit.training.checkpoint import all_checkpoints, load_trained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -88,7 +89,7 @@ class Job:
         evaluation: None before `evaluate`, and where the run was done before.
     """
 
-    def __init__(self, parameters: dict[str, Any], folder: Path, lock: RunLock):
+    def __init__(self, parameters: dict[str, Any], folder: Path, lock: RunLock | None):
         self.parameters, self.folder, self._lock = parameters, folder, lock
         self.config = config_of(parameters)
         self.result: dict[str, Any] | None = None
@@ -97,6 +98,7 @@ class Job:
         self.budget: Budget | None = None
         self.training: TrainingResult | None = None
         self.evaluation: Evaluation | None = None
+        self._processes = 1
         self._progress = JobProgress(folder)
 
     @classmethod
@@ -128,6 +130,17 @@ class Job:
             raise
         return job
 
+    @classmethod
+    def beside(cls, folder: Path) -> Job:
+        """The job of a run folder that another process holds, for one of those that train it.
+
+        Args:
+            folder: with params.json.
+        """
+        job = cls(json.loads((folder / "params.json").read_text(encoding="utf-8")), folder, None)
+        job._load()
+        return job
+
     @property
     def done(self) -> bool:
         """Whether result.json is there."""
@@ -141,21 +154,39 @@ class Job:
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
-    def train(self) -> None:
-        """Trains the adapter, from the last checkpoint on where there is one."""
+    def train(self, processes: int | None = None) -> None:
+        """Trains the adapter, from the last checkpoint on where there is one.
+
+        Args:
+            processes: how many train it together, each on a GPU of its own where there are GPUs; None
+                for what the environment says, see `processes.VARIABLE`.
+
+        Raises:
+            ProcessesFailed: if one of several processes fails.
+        """
         if self.done or self.parameters["method"] == UNTRAINED:
             return
-        training, held_out = self._examples()
+        self._processes = processes_of_a_job() if processes is None else processes
         self._progress.start("training", self.parameters["steps"])
+        if self._processes > 1:
+            self._train_beside(self._processes)
+            return
+        training, held_out = self._examples()
+        settings = TrainingSettings(**{name: self.parameters[name] for name in _TRAINING})
+        together = this_process().num_processes > 1
+        if together and not settings.checkpoint_every:
+            # The last checkpoint is how the trained parameters reach the process that scores them.
+            settings = replace(settings, checkpoint_every=settings.steps)
         self.training = train(
             self.model,
             training,
-            TrainingSettings(**{name: self.parameters[name] for name in _TRAINING}),
+            settings,
             self.folder,
             pad_id=_pad_id(self.tokenizer),
             held_out=held_out,
             scopes=parameter_scopes(self.model),
             report=lambda entry: self._progress.step(entry["step"], entry["loss"]),
+            shard=together,
         )
 
     def evaluate(self) -> None:
@@ -188,12 +219,13 @@ class Job:
         if self.evaluation is None or (self.training is None) == (self.parameters["steps"] > 0):
             raise RuntimeError("finish comes after train() and evaluate()")
         if self.training is not None:
-            _save_adapter(self.model, self.parameters["base_model"], self.folder / "adapter")
-        _write_items(self.evaluation, self.folder / "items.parquet")
+            save_adapter(self.model, self.parameters["base_model"], self.folder / "adapter")
+        write_items(self.evaluation, self.folder / "items.parquet")
+        precision = precision_for(this_process().device, self.parameters["precision"])
         result = {
             "run": self.parameters | provenance(),
-            "budget": _budget_entry(self.budget),
-            "train": self._training_entry(),
+            "budget": budget_entry(self.budget),
+            "train": training_entry(self.training, precision, self._processes),
             "eval": self.evaluation.to_dict(),
             "machine": machine(),
         }
@@ -203,6 +235,17 @@ class Job:
         self._progress.start("done")
         self._lock.release()
         return result
+
+    def _train_beside(self, processes: int) -> None:
+        """Has other processes train, and takes over what they have come to."""
+        device = self.model.device
+        self.model.to("cpu")  # the GPU is one of theirs meanwhile
+        torch.cuda.empty_cache()
+        train_in_processes(self.folder, processes)
+        trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        load_trained(all_checkpoints(self.folder)[-1], trained)
+        self.model.to(device)
+        self.training = TrainingResult.of(self.history, stopped=False)
 
     def _take_folder(self) -> None:
         """Compares the folder's run with the one asked for, and reads its result if it is done."""
@@ -228,8 +271,10 @@ class Job:
     def _load(self) -> None:
         self._progress.start("loading")
         name = self.parameters["base_model"]
-        device = PartialState().device
-        precision = precision_for(device, self.parameters["precision"])
+        process = this_process()
+        # What several processes train together may be too big for one GPU: sharding moves it there.
+        device = torch.device("cpu") if process.num_processes > 1 else process.device
+        precision = precision_for(process.device, self.parameters["precision"])
         disable_progress_bar()  # of loading: an executed notebook would keep each of its frames
         try:
             source = self._source()
@@ -246,10 +291,7 @@ class Job:
             return
         self.budget = budget(self.config, shapes.of_model(model))
         torch.manual_seed(self.parameters["seed"])  # of the adapter's initial weights
-        with warnings.catch_warnings():
-            # peft reads an attribute that transformers has renamed.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
-            self.model = get_peft_model(model, self.config).to(device)
+        self.model = get_peft_model(model, self.config).to(device)
 
     def _source(self) -> Path | str:
         """The base's folder, or its name on the hub."""
@@ -265,46 +307,6 @@ class Job:
             records, others = hold_out(records, **held_out)
         length = self.parameters["max_length"]
         return encode(records, self.tokenizer, length), encode(others, self.tokenizer, length)
-
-    def _training_entry(self) -> dict[str, Any]:
-        if self.training is None:
-            return {"status": "untrained", "steps": 0}
-        return {
-            "status": "stopped" if self.training.stopped else "done",
-            "steps": self.training.steps,
-            "tokens": self.training.tokens,
-            "tokens_per_s": self.training.tokens_per_s,
-            "peak_memory_bytes": self.training.peak_memory_bytes,
-            "loss_first": self.training.history[0]["loss"],
-            "loss_last": self.training.loss,
-            "eval_loss": self.training.eval_loss,
-            "seconds": self.training.seconds,
-            "precision": precision_for(PartialState().device, self.parameters["precision"]),
-        }
-
-
-def _budget_entry(spent: Budget | None) -> dict[str, Any]:
-    if spent is None:
-        return {"trainable": 0, "total": 0, "ratio": 0.0, "by_scope": {}, "by_kind": {}, "rank": 0}
-    names = ("trainable", "total", "ratio", "by_scope", "by_branch", "by_kind", "rank")
-    return {name: getattr(spent, name) for name in names}
-
-
-def _save_adapter(model: Any, base_name: str, folder: Path) -> None:
-    """Saves the adapter, its base by the name it was asked for, in one move."""
-    beside = folder.with_name(f"adapter.{os.getpid()}.part")
-    model.peft_config["default"].base_model_name_or_path = base_name
-    # "auto" would ask the hub whether the vocabulary has grown; the kit adapts no embedding.
-    model.save_pretrained(beside, save_embedding_layers=False)
-    (beside / "README.md").unlink()  # an empty form; what the adapter is stands in result.json
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(beside, folder)
-
-
-def _write_items(evaluation: Evaluation, path: Path) -> None:
-    beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    evaluation.items.to_parquet(beside, index=False)
-    os.replace(beside, path)
 
 
 def _pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -25,8 +26,10 @@ class RunLock:
         self._file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:  # EACCES or EAGAIN, by system
+        except OSError as error:
             os.close(self._file)
+            if error.errno not in (errno.EACCES, errno.EAGAIN):  # a file system without locks
+                raise
             raise RunInUse(
                 f"{folder} is in use by another process; wait for it, or end it, and try again"
             ) from error

@@ -20,6 +20,7 @@ from bslora_kit.branches import GATE_SIZE, KRON_SIZE, Branch
 from bslora_kit.evaluation.tasks import SPLITS, expand
 from bslora_kit.jobs.inputs import base_folder, input_fingerprints
 from bslora_kit.jobs.profiles import Profile, load_profile
+from bslora_kit.jobs.rates import PUBLISHED, rate_of
 
 UNTRAINED = "none"  # the method that scores the base as it is
 DEFAULTS: dict[str, Any] = {
@@ -65,20 +66,22 @@ _TYPES: dict[str, tuple[type, str]] = {
     **dict.fromkeys(("ranks", "tasks", "targets"), (list, "list")),
     "lr": (float, "number"),
 }
-# What names a run or says where it lies does not change its outcome.
-_NAMES = ("out_dir", "row", "grid", "label")
+# What names a run, or says where it lies or where its learning rate comes from, does not change it.
+NAMES = ("out_dir", "row", "grid", "label", "lr_from")
 
 
-def resolve(asked: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(asked: Mapping[str, Any], with_inputs: bool = True) -> dict[str, Any]:
     """Checks what is asked and fills in everything that is None.
 
     Args:
         asked: some of the names of `DEFAULTS`.
+        with_inputs: False leaves `inputs` out, so that data need not be there; for estimates.
 
     Returns:
-        All names of `DEFAULTS` but out_dir, values that the method does not read as None; what the
-        profile adds (batch size, warm-up, ...); and `inputs`, the fingerprints of base, instructions
-        and task items where they are local files. Two jobs with equal values are the same run.
+        All names of `DEFAULTS` but out_dir, values that the method does not read as None; lr_from, where
+        the learning rate comes from (`rates`); what the profile adds (batch size, warm-up, ...); and
+        `inputs`, the fingerprints of base, instructions and task items where they are local files. Two
+        jobs with equal values are the same run.
 
     Raises:
         ValueError: for an unknown name or a value out of range; says what is expected.
@@ -94,17 +97,20 @@ def resolve(asked: Mapping[str, Any]) -> dict[str, Any]:
     profile = load_profile(given["profile"])
     training = profile.training
     trained = given["method"] != UNTRAINED
+    base_model = given["base_model"] or profile.base_model
     given |= {
         "profile": profile.name,
-        "base_model": given["base_model"] or profile.base_model,
+        "base_model": profile.bases.get(base_model, base_model),
         "targets": given["targets"] or profile.targets if trained else None,
         "ranks": given["ranks"] if trained else [],
     }
     given |= _method_options(given, profile)
     steps = _first(given["steps"], training["steps"])
+    rate, origin = rate_of(given, profile) if trained else (None, None)
     given |= {
         "steps": steps if trained else 0,
-        "lr": _first(given["lr"], _profile_rate(given, profile)) if trained else None,
+        "lr": rate,
+        "lr_from": origin,
         "tasks": expand(_first(given["tasks"], profile.tasks)),
         "shots": _first(given["shots"], profile.shots),
         "limit": _first(given["limit"], profile.limit),
@@ -122,7 +128,7 @@ def resolve(asked: Mapping[str, Any]) -> dict[str, Any]:
     given["row"] = given["row"] or row_name(given)
     given["label"] = given["label"] or given["row"]
     del given["out_dir"]
-    return given | {"inputs": input_fingerprints(given)}
+    return given | ({"inputs": input_fingerprints(given)} if with_inputs else {})
 
 
 def run_folder_of(asked: Mapping[str, Any], resolved: Mapping[str, Any]) -> Path:
@@ -132,7 +138,7 @@ def run_folder_of(asked: Mapping[str, Any], resolved: Mapping[str, Any]) -> Path
     """
     if asked.get("out_dir"):
         return paths.ROOT / asked["out_dir"]
-    values = {name: value for name, value in resolved.items() if name not in _NAMES}
+    values = {name: value for name, value in resolved.items() if name not in NAMES}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     return paths.RUNS / "notebook" / f"{row_name(resolved)}-{digest}-s{resolved['seed']}"
 
@@ -147,7 +153,7 @@ def differences(found: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[s
     return [
         f"{name}: {found.get(name)!r} there, {value!r} asked"
         for name, value in resolved.items()
-        if name not in _NAMES and found.get(name) != value
+        if name not in NAMES and found.get(name) != value
     ]
 
 
@@ -156,17 +162,6 @@ def row_name(given: Mapping[str, Any]) -> str:
     options = (given.get(name) for name in ("fit", "share", "variant"))
     parts = [given["method"], *(option for option in options if option), *given["ranks"]]
     return "-".join(str(part).lower() for part in parts)
-
-
-def rate_key(given: Mapping[str, Any]) -> str:
-    """The name under which a profile keeps the learning rate of a method.
-
-    BSLoRA goes by its fit; without a local pair it is another, much smaller adapter with a rate of its
-    own: "bslora_gate_no_local".
-    """
-    if given["method"] != "bslora":
-        return given["method"]
-    return f"bslora_{given['fit']}" + ("" if given["ranks"][0] else "_no_local")
 
 
 def branches_of(given: Mapping[str, Any]) -> list[Branch]:
@@ -200,8 +195,11 @@ def _check_types(given: Mapping[str, Any]) -> None:
         required = DEFAULTS[name] is not None
         if value is None and not required:
             continue
+        if name == "lr" and isinstance(value, str) and (value == PUBLISHED or value.endswith(".yaml")):
+            continue
         if not isinstance(value, allowed) or isinstance(value, bool):
-            hint = "; YAML reads 1e-3 as text: write 1.0e-3" if kind is float else ""
+            hint = f", {PUBLISHED!r} or the .yaml file of a sweep" if kind is float else ""
+            hint += "; YAML reads 1e-3 as text: write 1.0e-3" if kind is float else ""
             hint = "; tuples arrive as text from papermill: write [2, 4, 16]" if kind is list else hint
             raise ValueError(
                 f"{name} is {value!r}, expected a {words}{'' if required else ' or None'}{hint}"
@@ -244,10 +242,6 @@ def _share_size(published: int, given: Mapping[str, Any], profile: Profile) -> i
         )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return scaled_size(published, config["hidden_size"])
-
-
-def _profile_rate(given: Mapping[str, Any], profile: Profile) -> float:
-    return profile.learning_rates.get(rate_key(given), profile.learning_rate)
 
 
 def _check_values(given: Mapping[str, Any]) -> None:

@@ -26,7 +26,9 @@ class Profile:
 
     Attributes:
         name: the file's name without its ending.
-        base_model: "data/base" for the shipped one, a folder, or a name on the hub.
+        base_model: one of `bases`, a folder ("data/base" is shipped), or a name on the hub.
+        bases: name that a grid's row may give as its base_model -> folder or name on the hub, so that
+            one grid runs on small models and on large ones.
         instructions: name or path for `data.load_instructions`.
         held_out: another such name or path, or {count, seed} to hold out rows of `instructions`.
         targets: names of the adapted linears; None takes the kit's default for the model.
@@ -37,11 +39,16 @@ class Profile:
         tasks, shots, split, limit: for `evaluation.evaluate`.
         scoring_batch_size: sequences a forward pass in scoring.
         training: fields of TrainingSettings but lr and seed.
-        learning_rate: of methods that `learning_rates` does not name.
-        learning_rates: `parameters.rate_key` -> learning rate.
+        learning_rate: of methods that `learning_rates` has no rate for.
+        learning_rates: the outcome of a sweep, a file relative to the checkout (see `rates`); None where
+            there has been none.
+        sweep: job parameters that a sweep of learning rates puts in place of the profile's and the
+            grid's, so that it never looks at test items.
         quick: job parameters that a quick run puts in place of the profile's.
         measured: start_seconds, tokens_per_step, tokens_per_second, items_per_second of one job, for
             estimates.
+        assumed: start_seconds, operations_per_second, tokens_per_sequence (of a scored ending with its
+            prompt), for estimates where nothing is measured.
     """
 
     name: str
@@ -59,9 +66,12 @@ class Profile:
     scoring_batch_size: int
     training: dict[str, Any]
     learning_rate: float
-    learning_rates: dict[str, float] = field(default_factory=dict)
+    bases: dict[str, str] = field(default_factory=dict)
+    learning_rates: str | None = None
+    sweep: dict[str, Any] = field(default_factory=dict)
     quick: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
+    assumed: dict[str, float] = field(default_factory=dict)
 
 
 def load_profile(name_or_path: str | Path) -> Profile:
@@ -99,7 +109,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def _checked(content: dict[str, Any], path: Path) -> Profile:
     known = {item.name for item in fields(Profile)} - {"name"}
-    optional = {"learning_rates", "quick", "measured"}
+    optional = {"bases", "learning_rates", "sweep", "quick", "measured", "assumed"}
     unknown, missing = set(content) - known, known - optional - set(content)
     if unknown or missing:
         raise ValueError(

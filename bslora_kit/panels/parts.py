@@ -6,7 +6,10 @@ import html
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import anywidget
 import ipywidgets as widgets
+import plotly.graph_objects as go
+import traitlets
 
 if TYPE_CHECKING:
     import pandas
@@ -14,23 +17,101 @@ if TYPE_CHECKING:
 _CELL = "text-align:left;padding:1px 16px 1px 0"
 WIDE_NAME = {"description_width": "initial"}  # names are not cut
 
+_RANGE_INPUT = """
+function render({ model, el }) {
+  const input = document.createElement("input")
+  input.type = "range"
+  input.dataset.lmSuppressShortcuts = ""  // JupyterLab takes the arrow keys otherwise
+  input.style.cssText = "width: 100%; height: var(--jp-widgets-inline-height); margin: 0"
+  input.title = "arrow keys move by 1, page keys by more"
+  const update = () => {
+    input.max = model.get("max")  // before the value, which the browser keeps within it
+    input.value = model.get("value")
+    input.ariaLabel = model.get("name")
+  }
+  model.on("change:value change:max change:name", update)
+  input.addEventListener("input", () => {
+    model.set("value", input.valueAsNumber)
+    model.save_changes()
+  })
+  el.append(input)
+  update()
+}
+export default { render }
+"""
 
-class SliderWithNumber(widgets.HBox):
-    """A slider and a number field of the same value: the field carries the name that the slider lacks.
+
+class NamedSlider(anywidget.AnyWidget):
+    """A slider from 0 that screen readers announce by a name, which IntSlider's handle does not have.
 
     Attributes:
-        slider: the IntSlider; observe its `value`.
-        number: the BoundedIntText, which a screen reader announces by its name.
+        value: where it stands; kept within 0 and `max`.
+        max: its right end.
+        name: what it sets.
+    """
+
+    _esm = _RANGE_INPUT
+    value = traitlets.Int().tag(sync=True)
+    max = traitlets.Int(100).tag(sync=True)
+    name = traitlets.Unicode().tag(sync=True)
+
+    @traitlets.validate("value")
+    def _kept_within(self, proposal: Any) -> int:
+        return min(max(proposal["value"], 0), self.max)
+
+    @traitlets.observe("max")
+    def _keep_value_within(self, _change: Any) -> None:
+        self.value = min(self.value, self.max)
+
+
+_PAGE_FIT = """
+export default {
+  render({ el }) {
+    let width = 0
+    const keepKeys = ({ target }) => { target.dataset.lmSuppressShortcuts = "" }
+    const observer = new ResizeObserver(([{ contentRect }]) => {
+      if (!contentRect.width || contentRect.width === width) return
+      if (!width) {  // now in the page, so that the panel around it can be found
+        let panel = el
+        for (let box = el; box; box = box.parentElement?.closest(".jupyter-widgets")) panel = box
+        panel.addEventListener("focusin", keepKeys)
+      }
+      width = contentRect.width
+      window.dispatchEvent(new Event("resize"))
+    })
+    observer.observe(el)
+    return () => observer.disconnect()
+  },
+}
+"""
+
+
+class PageFit(anywidget.AnyWidget):
+    """Nothing to see; fits the panel that it is part of into the page, once it is there.
+
+    It tells Plotly of each new width, and keeps the panel's keys from JupyterLab, which otherwise takes
+    arrows and letters on a menu for commands on cells. JupyterLab looks for the mark from the element
+    that has the focus outwards and stops where a command applies, mostly at that element itself: so the
+    mark has to be there.
+    """
+
+    _esm = _PAGE_FIT
+
+
+class SliderWithNumber(widgets.HBox):
+    """A slider and a number field of the same value and name.
+
+    Attributes:
+        slider: observe its `value`.
+        number: a BoundedIntText.
     """
 
     def __init__(self, name: str, value: int, largest: int) -> None:
-        self.slider = widgets.IntSlider(
+        self.slider = NamedSlider(
             value=value,
             max=largest,
-            readout=False,
-            continuous_update=True,
+            name=f"{name}, slider",
             layout=widgets.Layout(flex="1 1 auto", min_width="80px", width="auto"),
-            tooltip=f"{name}: arrow keys move by 1, page keys by more",
         )
         self.number = widgets.BoundedIntText(
             value=value,
@@ -44,8 +125,19 @@ class SliderWithNumber(widgets.HBox):
 
     def rename(self, name: str, largest: int) -> None:
         """Gives the pair another name and range."""
-        self.number.description = name
+        self.number.description, self.slider.name = name, f"{name}, slider"
         self.slider.max = self.number.max = largest
+
+
+def full_width(figure: go.FigureWidget) -> widgets.VBox:
+    """A figure as wide as its cell, in a panel whose keys work: see `PageFit`.
+
+    By itself a FigureWidget keeps to 700 pixels: Plotly draws it before it is in the page, and looks at
+    the width again when the page is resized.
+    """
+    figure._config = figure._config | {"responsive": True}
+    wide = {"width": "100%"}
+    return widgets.VBox([figure, PageFit(layout=widgets.Layout(**wide))], layout=wide)
 
 
 def html_table(frame: pandas.DataFrame, sentences: Sequence[str] = (), problem: str = "") -> str:

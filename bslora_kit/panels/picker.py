@@ -31,7 +31,7 @@ from bslora_kit.panels.choice import (
     answer,
     rank_within,
 )
-from bslora_kit.panels.parts import SliderWithNumber, html_table, with_static
+from bslora_kit.panels.parts import SliderWithNumber, full_width, html_table, with_static
 from bslora_kit.panels.picker_controls import (
     LARGEST,
     LLAMAS,
@@ -45,7 +45,6 @@ from bslora_kit.panels.picker_controls import (
     make_controls,
     variants_of,
 )
-from bslora_kit.paths import BASE
 
 _TRAINING = ("batch", "sequence", "dtype", "checkpointing")  # what the parameter counts do not read
 
@@ -81,7 +80,7 @@ class RankPicker:
             control.observe(lambda _, name=name: self._changed(name), "value")
         for position, pair in enumerate(self.ranks):
             pair.slider.observe(lambda _, position=position: self._changed(position), "value")
-        self.box = arranged(self.controls, self.ranks, self.figure, self.words, self.config)
+        self.box = arranged(self.controls, self.ranks, full_width(self.figure), self.words, self.config)
 
     @property
     def choice(self) -> Choice:
@@ -191,15 +190,15 @@ class RankPicker:
                 raise ValueError(
                     "Type the folder of a model, one with a config.json, into the field Folder"
                 )
-            folder = BASE if name == SHIPPED else Path(text).expanduser()
-            self._shapes = sizes.of_config(folder, SHIPPED if name == SHIPPED else None)
+            folder = SHIPPED.get(name) or Path(text).expanduser()
+            self._shapes = sizes.of_config(folder, name if name in SHIPPED else None)
             self._head_size = _head_size(folder)
         self._set_model_dependent()
 
     def _set_model_dependent(self) -> None:
-        """Projections that the model has, and share sizes: scaled for the shipped base."""
+        """Projections that the model has, and share sizes: scaled for a shipped base."""
         kinds = tuple(dict.fromkeys(x.kind for x in self._shapes.linears if x.layer))
-        shipped = self.controls["model"].value == SHIPPED
+        shipped = self.controls["model"].value in SHIPPED
         hidden = next((x.in_features for x in self._shapes.linears if x.kind == "q_proj"), 0)
         self.controls["projections"].options = kinds
         self.controls["projections"].value = self._known(sizes.DEFAULT_TARGETS) or kinds

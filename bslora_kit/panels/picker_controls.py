@@ -12,9 +12,15 @@ from bslora_kit.branches import GATE_SIZE, KRON_SIZE
 from bslora_kit.budget import BYTES
 from bslora_kit.panels.choice import VARIANT_NAMES, published_rows
 from bslora_kit.panels.parts import WIDE_NAME
+from bslora_kit.paths import BASE
 
 NONE = "none"  # a dropdown cannot show an option whose value is None
-SHIPPED, LOCAL, OWN = "the shipped base", "a folder", "own choice"
+LOCAL, OWN = "a folder", "own choice"
+SHIPPED = {  # name -> folder; of the proportions of Llama 3-8B, 1-7B and 1-13B
+    "the shipped base": BASE,
+    "the shipped base, 1-7B": BASE.with_name("base-1-7b"),
+    "the shipped base, 1-13B": BASE.with_name("base-1-13b"),
+}
 LLAMAS: dict[str, Callable[[], sizes.Shapes]] = {  # by the names of the published tables
     "Llama 3-8B": sizes.llama_3_8b,
     "Llama 1-7B": sizes.llama_1_7b,
@@ -50,7 +56,7 @@ def make_controls() -> dict[str, Any]:
     presets = [(NONE, NONE), *((row.label, row) for row in published_rows())]
     fields = {
         "preset": widgets.Dropdown(description="Published row", options=presets),
-        "model": widgets.Dropdown(description="Model", options=[*LLAMAS, SHIPPED, LOCAL]),
+        "model": widgets.Dropdown(description="Model", options=[*LLAMAS, *SHIPPED, LOCAL]),
         "folder": widgets.Text(description="Folder", placeholder="of a model with a config.json"),
         "method": widgets.Dropdown(description="Method", options=list(_METHODS.items())),
         "variant": widgets.Dropdown(description="Fit", options=_VARIANTS["bslora"]),

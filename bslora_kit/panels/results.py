@@ -16,16 +16,17 @@ from threading import RLock
 from typing import Any
 
 import ipywidgets as widgets
-import numpy
 import pandas
 import plotly.graph_objects as go
 import yaml
 
-from bslora_kit import published, results
+from bslora_kit import published
 from bslora_kit.figures import scatter_with_front
-from bslora_kit.panels.parts import WIDE_NAME, html_table, with_static
+from bslora_kit.figures.fronts import pareto_front
+from bslora_kit.panels.parts import WIDE_NAME, full_width, html_table, with_static
 from bslora_kit.paths import RUNS
-from bslora_kit.published_scores import mean_of_row
+from bslora_kit.published.scores import mean_of_row
+from bslora_kit.tables import results
 
 ANY = "all methods"
 COSTS = ("parameters", "ratio", "lr", "seeds")  # columns of which less is better, or cheaper
@@ -60,7 +61,7 @@ def of_results(folder: Path | str, grid: Mapping[str, Any] | None = None) -> pan
         grid: its grid file; by default papermill_runs/grids/<name of the folder>.yaml.
 
     Returns:
-        The columns of `results.table` plus label and "mean error"; rows without a score are left out.
+        The columns of `tables.table` plus label and "mean error"; rows without a score are left out.
 
     Raises:
         FileNotFoundError: if the folder or its grid file is missing.
@@ -131,24 +132,6 @@ def select(frame: pandas.DataFrame, view: View) -> pandas.DataFrame:
     return rows.sort_values(view.y, ascending=False, ignore_index=True)
 
 
-def pareto_front(x: pandas.Series, y: pandas.Series, less_is_better: bool) -> numpy.ndarray:
-    """Which rows no other row beats: at least as good in both columns and better in one.
-
-    Args:
-        x: less is better, or more.
-        y: more is better.
-        less_is_better: of x.
-
-    Returns:
-        bool [rows].
-    """
-    cost = x.to_numpy(float) * (1 if less_is_better else -1)
-    gain = y.to_numpy(float)
-    no_worse = (cost[:, None] <= cost) & (gain[:, None] >= gain)  # [row, than row]
-    better = (cost[:, None] < cost) | (gain[:, None] > gain)
-    return ~(no_worse & better).any(axis=0)
-
-
 def columns_shown(rows: pandas.DataFrame, view: View) -> pandas.DataFrame:
     """The table beside the picture: label, both columns with their errors, and the front; as text."""
     shown = {"row": rows["label"]}
@@ -191,7 +174,7 @@ class ResultsBrowser:
             [
                 widgets.HBox(names[:3], layout=widgets.Layout(flex_flow="row wrap")),
                 widgets.HBox(names[3:], layout=widgets.Layout(flex_flow="row wrap")),
-                self.figure,
+                full_width(self.figure),
                 self.words,
                 self.download,
             ]

@@ -25,7 +25,7 @@ from IPython.display import display
 
 from bslora_kit.figures.style import SCOPES
 from bslora_kit.figures.training import redraw_training_curves, training_curves
-from bslora_kit.panels.parts import html_table
+from bslora_kit.panels.parts import full_width, html_table
 
 if TYPE_CHECKING:
     import pandas
@@ -68,7 +68,7 @@ class TrainingPanel:
         self.progress = widgets.IntProgress(max=steps, description="step", tooltip="Steps done")
         self.words = widgets.HTML(_words([], steps))
         line = widgets.HBox([self.stop_button, self.progress, self.words])
-        self.box = widgets.VBox([line, self.figure])
+        self.box = widgets.VBox([line, full_width(self.figure)])
 
     async def run(self, train: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
         """Calls `train` on another thread and shows what it reports until it is done.

@@ -20,7 +20,7 @@ import plotly.graph_objects as go
 from bslora_kit.adapters.analysis import AdapterWeights, singular_values
 from bslora_kit.figures.weight_view import redraw_weight_view, weight_view
 from bslora_kit.figures.weights import layer_name
-from bslora_kit.panels.parts import WIDE_NAME, html_table, with_static
+from bslora_kit.panels.parts import WIDE_NAME, full_width, html_table, with_static
 from bslora_kit.shapes import Linear
 
 if TYPE_CHECKING:
@@ -138,7 +138,7 @@ class WeightExplorer:
         for control in self.controls.values():
             control.observe(lambda change: self._changed(change["owner"]), "value")
         line = widgets.HBox([*self.controls.values()], layout=widgets.Layout(flex_flow="row wrap"))
-        self.box = widgets.VBox([line, self.figure, self.words])
+        self.box = widgets.VBox([line, full_width(self.figure), self.words])
 
     @property
     def picture(self) -> go.Figure:

@@ -105,10 +105,7 @@ def load_checkpoint(
             f"{path} belongs to another run: {'; '.join(differences[:5])}{more}. Train into "
             f"another folder, or remove {path.parent} to start this one from the beginning."
         )
-    trained = load_file(path / "trainable.safetensors")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(trained[name])
+    load_trained(path, parameters)
     tensors = load_file(path / "optimizer.safetensors")
     per_parameter: dict[int, dict[str, Tensor]] = {}
     indices = {name: index for index, name in enumerate(parameters)}
@@ -117,6 +114,14 @@ def load_checkpoint(
         per_parameter.setdefault(indices[name], {})[field] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": per_parameter})
     return state
+
+
+def load_trained(path: Path, parameters: Mapping[str, Parameter]) -> None:
+    """Restores the trained parameters of a checkpoint in place, whatever run it belongs to."""
+    trained = load_file(path / "trainable.safetensors")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(trained[name])
 
 
 def frozen_fingerprint(model: torch.nn.Module) -> str:

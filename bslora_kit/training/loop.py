@@ -30,6 +30,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from bslora_kit.data import Example, batch_indices, collate, fingerprint, micro_batches
 from bslora_kit.device import in_training_mode, make_accelerator, peak_memory, seed_step
 from bslora_kit.progress import ProgressLines
+from bslora_kit.sharding import sum_gradients
 from bslora_kit.training.checkpoint import frozen_fingerprint
 from bslora_kit.training.objective import (
     answer_tokens,
@@ -58,6 +59,7 @@ def train(
     scopes: Mapping[str, str] | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    shard: bool = False,
 ) -> TrainingResult:
     """Trains the parameters of `model` that require gradients, in place.
 
@@ -77,6 +79,8 @@ def train(
             one gradient norm a scope; None counts all as one scope "all".
         report: takes the history entry of each step, in the first process.
         should_stop: asked after every step; True ends the run, with a checkpoint if it keeps any.
+        shard: spread the frozen weights over the processes (FSDP2), instead of a whole model in each.
+            The model stays sharded, and its batch and held-out examples are dealt out evenly.
 
     Raises:
         ValueError: no examples, nothing to train, a precision that the device cannot do.
@@ -85,14 +89,14 @@ def train(
     """
     accelerator = make_accelerator(settings.precision)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    _check(trained, examples, held_out, settings, accelerator, pad_id)
+    _check(trained, examples, held_out, settings, accelerator, pad_id, shard)
     scope_of = scopes_of(list(trained), scopes)
     main = accelerator.is_main_process
-    with in_training_mode(model, accelerator, settings.gradient_checkpointing) as wrapped:
+    identity = _identity(model, trained, examples, held_out, settings, accelerator)
+    with in_training_mode(model, accelerator, settings.gradient_checkpointing, shard) as wrapped:
         optimizer = accelerator.prepare_optimizer(
             torch.optim.AdamW(trained.values(), lr=settings.lr, weight_decay=settings.weight_decay)
         )
-        identity = _identity(model, trained, examples, held_out, settings, accelerator)
         run = RunFolder(
             Path(folder), trained, optimizer.optimizer, accelerator.scaler, identity, writes=main
         )
@@ -103,7 +107,7 @@ def train(
             chosen = batch_indices(len(examples), settings.batch_size, settings.seed, step)
             batch = [examples[i] for i in chosen]
             seed_step(settings.seed, step, accelerator.process_index)
-            loss = _add_gradient(wrapped, batch, settings, accelerator, pad_id, progress)
+            loss = _add_gradient(wrapped, batch, settings, accelerator, pad_id, progress, shard)
             norms = gradient_norms(trained, scope_of)
             norm = get_total_norm(list(norms.values()))
             rate = learning_rate(settings, step)
@@ -120,7 +124,7 @@ def train(
             finished = step + 1 == settings.steps
             if held_out and (finished or _is_due(step, settings.evaluate_every)):
                 entry["eval_loss"] = _held_out_loss(
-                    model, held_out, settings, accelerator, pad_id, progress
+                    model, held_out, settings, accelerator, pad_id, progress, shard
                 )
                 _check_finite(entry["eval_loss"], 0.0, rate, None, run)
             run.log(entry)
@@ -145,6 +149,7 @@ def _add_gradient(
     accelerator: Accelerator,
     pad_id: int,
     progress: ProgressLines,
+    shard: bool,
 ) -> float:
     """Adds the gradient of the batch's mean loss, over all processes; returns that loss."""
     rank, processes = accelerator.process_index, accelerator.num_processes
@@ -153,12 +158,14 @@ def _add_gradient(
     total = torch.zeros((), device=accelerator.device)
     for number, micro in enumerate(micros, start=1):
         # Processes exchange gradients once a step, in the backward pass of the last micro-batch.
-        with nullcontext() if number == len(micros) else accelerator.no_sync(wrapped):
+        with nullcontext() if shard or number == len(micros) else accelerator.no_sync(wrapped):
             loss = summed_loss(wrapped, collate(micro, pad_id), accelerator.device) / tokens
             # The exchange takes the mean over processes; the gradient of the batch is their sum.
-            accelerator.backward(loss * processes)
+            accelerator.backward(loss if shard else loss * processes)
         total += loss.detach()
         progress.keep_alive()
+    if shard:
+        sum_gradients(wrapped)
     accelerator.unscale_gradients()
     return accelerator.reduce(total, "sum").item()
 
@@ -171,14 +178,20 @@ def _held_out_loss(
     accelerator: Accelerator,
     pad_id: int,
     progress: ProgressLines,
+    shard: bool,
 ) -> float:
     """Mean loss over the answer tokens of the held-out examples, without dropout."""
     rank, processes = accelerator.process_index, accelerator.num_processes
     total = torch.zeros((), device=accelerator.device)
     model.eval()
-    for micro in micro_batches(held_out, settings.micro_batch_size, rank, processes):
+    size = settings.micro_batch_size
+    micros = list(micro_batches(held_out, size, rank, processes))
+    for micro in micros:
         total += summed_loss(model, collate(micro, pad_id), accelerator.device)
         progress.keep_alive("held-out loss")
+    if shard and len(micros) < math.ceil(math.ceil(len(held_out) / processes) / size):
+        # Some process has one more micro-batch, and needs this one's part of the weights for it.
+        summed_loss(model, collate(held_out[:1], pad_id), accelerator.device)
     model.train()
     tokens = sum(answer_tokens(example) for example in held_out)
     return accelerator.reduce(total, "sum").item() / tokens
@@ -217,6 +230,7 @@ def _check(
     settings: TrainingSettings,
     accelerator: Accelerator,
     pad_id: int,
+    shard: bool,
 ) -> None:
     if not trained:
         raise ValueError("no parameter of the model requires a gradient: add an adapter first")
@@ -238,6 +252,13 @@ def _check(
             f"batch_size {settings.batch_size} leaves some of the {accelerator.num_processes} "
             "processes without an example"
         )
+    if shard and settings.batch_size % accelerator.num_processes:
+        raise ValueError(
+            f"batch_size {settings.batch_size} does not go into {accelerator.num_processes} processes: "
+            "with sharded weights all have to call the model equally often"
+        )
+    if shard and accelerator.num_processes == 1:
+        raise ValueError("shard: there is one process only; start several with `accelerate launch`")
     for kind, part in (("training", examples), ("held-out", held_out)):
         for number, example in enumerate(part):
             if not answer_tokens(example):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 SIDE = 2 * 14_336  # one inter rank of slice sharing on Llama 3-8B: the largest input and output
-INTER = 2  # position of the slider
 
 
 @pytest.fixture
@@ -34,7 +33,7 @@ def test_the_picker_by_keyboard(notebook):
     assert "BSLoRA (SS) 2,4,16 trains 7,667,712 parameters" in status.inner_text()
     assert drawn(page, "shared by the model") == 16 * SIDE
 
-    slider = page.locator(".jupyter-widgets .noUi-handle").nth(INTER)
+    slider = page.get_by_role("slider", name="inter, slider", exact=True)
     slider.focus()
     slider.press("ArrowRight")
     page.get_by_text(f"BSLoRA (SS) 2,4,17 trains {7_667_712 + SIDE:,} parameters").first.wait_for()
@@ -57,7 +56,7 @@ def test_the_picker_by_keyboard(notebook):
 
     page.get_by_label("Method", exact=True).select_option("LoRA")
     page.get_by_text("LoRA 2 trains 3,538,944 parameters").first.wait_for()
-    assert page.locator(".jupyter-widgets .noUi-handle:visible").count() == 1
+    assert page.get_by_role("slider").count() == 1  # hidden ones have no role
 
     unnamed = page.evaluate(
         """() => [...document.querySelectorAll('.jupyter-widgets :is(input, select, textarea, button)')]

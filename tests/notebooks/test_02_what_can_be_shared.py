@@ -55,7 +55,16 @@ def test_gates_outweigh_what_they_save(notebook):
 
 def test_the_large_model_has_the_published_counts(notebook):
     large = next(table for table in tables(notebook) if "BSLoRA (SS) 2,4,16" in table.index)
-    assert list(large["trainable"]) == [8_060_928, 7_667_712, 8_028_160]
+    both, local = 55_296, 32 * 2 * 55_296  # sums of in and out over a layer's linears; local rank 2
+    kron = (32 * 4 + 16) * 2 * 256 + 2 * 32 * both // 256  # pairs, then vectors of both shared branches
+    assert dict(large["trainable"]) == {
+        "LoRA 8": 32 * 8 * both,
+        "ShareLoRA B 8": 8_060_928,
+        "BSLoRA (SS) 2,4,16": 7_667_712,
+        "BSLoRA (GT) 2,4,16": 8_028_160,
+        "BSLoRA (KE) 2,4,16": local + kron,
+    }
+    assert kron < 32 * both / 20  # as the prose after it says
     assert large.loc["BSLoRA (SS) 2,4,16", "layer"] == 32 * 4 * (14_336 + 14_336)  # exercise 1
 
 

@@ -34,6 +34,14 @@ def test_the_bracket_is_a_number_and_the_update_is_the_kits(notebook):
     assert float(said.split("largest difference from the kit: ")[1].split()[0]) < 1e-7
 
 
+def test_a_token_needs_no_six_products(notebook):
+    """Six factors of q_proj at g = 32, r = 4: two gates of 128, two of 32, a pair of 128 each."""
+    said = words(notebook)
+    assert f"multiplications per token: 257 or {2 * 128 + 2 * 32 + 2 * 4 * 32}" in said
+    difference, largest = said.split("largest difference: ")[1].split("\n")[0].split(" of values up to ")
+    assert float(difference) < 1e-12 * float(largest)
+
+
 def test_a_gated_branch_has_rank_one_for_every_rank(notebook):
     values = with_column(notebook, "intra")
     ranks = {name: int((values[name] > 1e-13 * values[name].max()).sum()) for name in values.columns}
@@ -65,6 +73,6 @@ def test_costs_are_those_of_the_formula(notebook):
 def test_the_floor_of_each_fit(notebook):
     seen = with_column(notebook, "vectors")
     both = sum(map(sum, SIZES.values()))
-    assert tuple(seen.loc["slice"]) == ((LAYERS + 1) * (448 + 448), 0)
-    assert tuple(seen.loc["gate"]) == ((LAYERS + 1) * 64, 2 * LAYERS * (both + 10 * 32))
-    assert tuple(seen.loc["kron"]) == ((LAYERS + 1) * 64, 2 * LAYERS * both // 32)
+    assert tuple(seen.loc["SS"]) == ((LAYERS + 1) * (448 + 448), 0)
+    assert tuple(seen.loc["GT"]) == ((LAYERS + 1) * 64, 2 * LAYERS * (both + 10 * 32))
+    assert tuple(seen.loc["KE"]) == ((LAYERS + 1) * 64, 2 * LAYERS * both // 32)

@@ -63,12 +63,13 @@ def test_prices_of_a_rank(notebook):
 
 def test_equal_budget_triples(notebook):
     limit = 8_060_928
+    most = limit // (2 * LARGEST)  # inter ranks that the budget alone would buy
     found = [
         (a, b, c)
-        for a in range(129)
+        for a in range(most + 1)
         if LAYERS * a * SUM <= limit
-        for b in range(129)
-        for c in range(129)
+        for b in range(most + 1)
+        for c in range(most + 1)
         if 0.95 * limit <= LAYERS * a * SUM + (LAYERS * b + c) * 2 * LARGEST <= limit
     ]
     (figure,) = [f for f in figures(notebook) if "triples for" in (f.layout.title.text or "")]
@@ -85,8 +86,25 @@ def test_equal_budget_triples(notebook):
     ]
     said = words(notebook)
     assert f"{len(found)} triples use this budget up" in said
-    assert f"from **{min(ranks)}**" in said and f"to **{max(ranks)}**" in said
+    assert f"from **{min(ranks)}**" in said and f"to **{most}** (0,0,{most})" in said
+    assert max(ranks) == most
     assert "a plain LoRA gets rank **4**" in said
+
+
+def test_triples_for_a_model_of_ones_own(notebook):
+    """At first the shipped one: sums of inputs and outputs 960 + 768, largest sides 448."""
+    limit = 6 * 8 * (960 + 768)
+    (table,) = [table for table in tables(notebook) if "parameters" in table]
+    for local, intra, inter, parameters in table.itertuples(index=False):
+        assert parameters == 6 * local * (960 + 768) + (6 * intra + inter) * 2 * 448
+        assert 0.95 * limit <= parameters <= limit
+    assert len(table) == 5 and f"**{limit:,}** parameters" in words(notebook)
+
+
+def test_the_prices_in_the_prose(notebook):
+    prose = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for share in (1024, 256):
+        assert f"{2 * share:,}" in prose and f"{2 * share * LAYERS:,}" in prose
 
 
 def test_the_floor_of_gates(notebook):

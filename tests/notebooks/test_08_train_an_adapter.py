@@ -88,6 +88,14 @@ def test_the_chat_asks_what_was_held_out(notebook):
     assert chat[1]["before"].notna().all()
 
 
+def test_the_first_question_has_the_answer_that_the_prose_gives(notebook):
+    prose = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    asked = {"kind": "old", "fact": "person/Gekzo/food", "output": "rice"}
+    assert "What is the favourite food of Gekzo?" in words(notebook)
+    assert any(asked.items() <= record.items() for record in load_instructions("demo"))
+    assert f"asks for an old fact; the world's answer is *{asked['output']}*" in prose
+
+
 def test_the_file_holds_each_shared_tensor_once(notebook):
     tensors, numbers = LAYERS * 5 * 2 + LAYERS * 2 + 2, OWN + INTRA + INTER
     assert f"**{tensors}** tensors, {numbers:,} numbers; counted before training: {numbers:,}" in words(

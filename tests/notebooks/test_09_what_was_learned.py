@@ -6,6 +6,8 @@ and all levels of chance hold from the first step on.
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from running import complaints, executed, figures, outputs, tables, words
@@ -83,8 +85,15 @@ def test_equal_starts_make_a_look_alike_and_own_starts_do_not(notebook):
     bars = figure(notebook, "Overlap of A").data
     for bar, name in zip(bars, inputs.index, strict=True):
         assert list(bar.y) == pytest.approx(list(inputs.loc[name]), abs=6e-4)
-    equal, own = (sum(bar.y) / len(INPUTS) for bar in bars[:2])
+    # All but the last, down_proj: q, k, v and up read what all layers share.
+    equal, own = (sum(bar.y[:4]) / 4 for bar in bars[:2])
+    title = figure(notebook, "Overlap of A in q, k, v, up").layout.title.text
+    assert f"equal starts {equal:.2f}; own starts {own:.2f}" in title
     assert f"Layers overlap by **{equal:.2f}** after equal starts, by **{own:.2f}**" in words(notebook)
+    own_starts = figure(notebook, "Overlap of B in down").data[1]
+    assert own_starts.name == "own starts" and own_starts.x[4] == "down_proj"
+    down = own_starts.y[4]
+    assert f"$B$ of down overlaps between layers by **{down:.2f}**" in words(notebook)
 
 
 def test_without_all_branches_the_model_is_the_base(notebook):
@@ -98,26 +107,45 @@ def test_without_all_branches_the_model_is_the_base(notebook):
             loss = base(torch.tensor([example.input_ids]), labels=labels).loss.item()
         count = int((labels[0, 1:] != -100).sum())
         total, tokens = total + count * loss, tokens + count
-    (table,) = [table for table in tables(notebook) if "left_out" in table]
-    losses = table.set_index("left_out")["held-out loss"]
+    (table,) = [table for table in tables(notebook) if "rise" in table]
+    losses = table["held-out loss"]
     assert list(losses.index) == ["nothing", "local", "intra", "inter", "all three"]
+    assert list(table["rise"]) == pytest.approx(list(losses - losses["nothing"]), abs=0.0011)
+    assert (table["standard error"].drop("nothing") > 0).all()
     assert losses["all three"] == pytest.approx(total / tokens, abs=6e-4)
     assert losses["nothing"] < losses["all three"]
 
 
-def test_scores_and_losses_in_table_picture_and_sentence_agree(notebook):
+def test_scores_in_table_and_picture_agree(notebook):
     (table,) = [table for table in tables(notebook) if "left_out" in table]
-    points = figure(notebook, ("Without", "Nothing that is left out")).data[0]
+    points = figure(notebook, ("Without", "The lowest score")).data[0]
     assert list(points.y) == list(table["left_out"])
     assert list(points.x) == pytest.approx(list(100 * table["value"]), abs=0.06)
     right = table["value"] * 8 * ITEMS  # so many of 16 items
     assert list(right) == pytest.approx(list(right.round()), abs=0.01)
-    losses = table.set_index("left_out")["held-out loss"]
-    missed = losses[["local", "intra", "inter"]].idxmax()
-    said = f"**{missed}** is missed most: {losses['nothing']:.2f} becomes {losses[missed]:.2f}"
-    assert said in words(notebook)
-    (kinds,) = [table for table in tables(notebook) if "two_hop" in table]
-    assert list(kinds.index) == list(table["left_out"])
+
+
+def test_the_most_missed_branch_is_named_with_its_lead(notebook):
+    (table,) = [table for table in tables(notebook) if "rise" in table]
+    most, second, least = table["rise"][["local", "intra", "inter"]].sort_values(ascending=False).index
+    said = words(notebook)
+    assert f"**{most}** is missed most: {table['rise'][most]:+.3f} nats" in said
+    lead = float(re.search(rf"([\d.]+) ± [\d.]+ \(95 %\) more than {second}", said)[1])
+    assert lead == pytest.approx(table["rise"][most] - table["rise"][second], abs=0.0011)
+    assert f"least missed is **{least}**" in said
+
+
+def test_kinds_of_facts_are_compared_item_by_item(notebook):
+    (table,) = [table for table in tables(notebook) if "base (%)" in table]
+    assert list(table.index) == ["new", "old", "two_hop"] and table["items"].sum() == 8 * ITEMS
+    for column in ("base (%)", "with the adapter (%)"):
+        right = table[column] * table["items"] / 100
+        assert list(right) == pytest.approx(list(right.round()), abs=0.01)
+    change = table["with the adapter (%)"] - table["base (%)"]
+    middle = (table["change from"] + table["to (95 %)"]) / 2
+    assert list(middle) == pytest.approx(list(change), abs=0.11)
+    clear = [kind for kind, row in table.iterrows() if row["change from"] > 0]
+    assert f"Clearly better with the adapter: **{', '.join(clear) or 'none'}**" in words(notebook)
 
 
 def test_nothing_is_complained_about(notebook):

@@ -10,6 +10,11 @@ from bslora_kit import published
 from bslora_kit.paths import NOTEBOOKS
 
 ITEMS = dict(zip(published.TASKS, (500, 1172, 10042, 2376, 1838, 1267, 3270, 1954), strict=True))
+SIZES = {  # parameters of the whole model
+    "Llama 1-7B": 6_738_415_616,
+    "Llama 3-8B": 8_030_261_248,
+    "Llama 1-13B": 13_015_864_320,
+}
 SIMILAR = published.similar_budget()
 LABELS = [f"{row.method} {row.ranks}" for row in SIMILAR.itertuples()]
 
@@ -105,6 +110,36 @@ def test_differences_to_the_highest_row(notebook):
             assert table.loc[label].tolist() == pytest.approx(expected, abs=0.006)
     told, level = figures(notebook)[2].data
     assert list(told.y) == ["BSLoRA (GT) 0,4,8"] and len(level.y) == 14
+    title = figures(notebook)[2].layout.title.text
+    assert title.startswith("Beyond the noise of one comparison") and title.endswith("1 of 15 rows")
+    assert "After counting all 120 pairs of the table, 0 of these differences are left" in words(
+        notebook
+    )
+
+
+def test_what_the_prose_says_of_the_tables(notebook):
+    """No row of plain LoRA; three low rows on Llama 3-8B; ratios of three adapters off."""
+    frames = published.all_tables()
+    assert not any(
+        frame["method"].str.lower().isin(["lora", "lora r"]).any() for frame in frames.values()
+    )
+    runs = [
+        SIMILAR,
+        published.placement().dropna(),
+        published.tied_lora().query("model == 'Llama 3-8B'"),
+    ]
+    means = [row["mean"] for frame in runs for _, row in frame.iterrows()]
+    middle = sorted(means)[len(means) // 2]
+    noise = 1.96 * math.sqrt(2) * error_of(SIMILAR.iloc[0])
+    assert sorted(mean for mean in means if abs(mean - middle) > noise) == [67.44, 67.48, 67.77]
+    wrong = {  # what is printed against count / size of the model
+        (row.method, row.parameters)
+        for frame in frames.values()
+        if "ratio" in frame
+        for row in frame.itertuples()
+        if row.ratio != f"{100 * row.parameters / SIZES[getattr(row, 'model', 'Llama 3-8B')]:.2f}%"
+    }
+    assert len(wrong) == 3
 
 
 def test_what_a_table_of_single_runs_can_show(notebook):

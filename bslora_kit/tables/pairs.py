@@ -3,8 +3,7 @@
     items.parquet of all runs --comparisons--> all pairs, paired by item and seed, Holm over the table
                               --rank_sets-->   the places that each row may hold
 
-"Not distinguishable" means that a pair's p value, adjusted over all pairs, is not below 0.05. It does
-not mean equal: `smallest` says how large a difference the runs would have shown. Numbers are in points.
+Numbers are in points; see `contrasts` for what "not distinguishable" means.
 """
 
 from __future__ import annotations
@@ -14,32 +13,10 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-import numpy
 import pandas
 
-from bslora_kit.jobs.parameters import UNTRAINED
-from bslora_kit.results import items_of, row_label
-from bslora_kit.statistics import crossed_difference, holm, matched, smallest_difference
-
-SIGNIFICANT = 0.05  # largest chance of any false "distinguishable" in a table
-POWER = 0.8  # chance of seeing a difference of the size in column smallest
-COLUMNS = (
-    "a",
-    "b",
-    "method_a",
-    "method_b",
-    "difference",
-    "low",
-    "high",
-    "p_value",
-    "p_holm",
-    "stderr",
-    "stderr_items",
-    "stderr_seeds",
-    "smallest",
-    "seeds",
-    "distinguishable",
-)
+from bslora_kit.tables.contrasts import Contrast, contrasts
+from bslora_kit.tables.results import base_of, row_label
 
 
 def comparisons(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pandas.DataFrame:
@@ -50,47 +27,22 @@ def comparisons(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -
         grid: the grid file; an untrained row serves every seed.
 
     Returns:
-        One row a pair, in the grid's order. a, b: names of the rows; method_a, method_b; difference
-        (a minus b), low, high: 95 % interval, clustered by fact; p_value; p_holm: adjusted over all
-        pairs; stderr, stderr_items, stderr_seeds; smallest: the true difference that this pair shows in
-        8 of 10 such comparisons, unadjusted; seeds: pairs of runs; distinguishable: p_holm below 0.05.
-        Pairs without a common seed are left out.
+        One row a pair, in the grid's order, with the columns of `contrasts`: a, b are names of rows,
+        method_a, method_b what they ran, and p_holm is adjusted over all pairs. Pairs without a common
+        seed, or on different base models, are left out.
 
     Raises:
         ValueError: if runs did not answer the same items, or hold too few for an interval.
     """
-    answers, items = _answers(results, grid)
     methods = {row["row"]: row_label(row) for row in grid["rows"]}
-    rows = []
-    for one, other in combinations(answers, 2):
-        seeds = _common_seeds(answers[one], answers[other])
-        if not seeds:
-            continue
-        columns = [_run(answers[one], seed) - _run(answers[other], seed) for seed in seeds]
-        found = crossed_difference(numpy.stack(columns, axis=1), items["fact"], items["task"])
-        rows.append(
-            {
-                "a": one,
-                "b": other,
-                "method_a": methods[one],
-                "method_b": methods[other],
-                "difference": 100 * found.difference,
-                "low": 100 * found.low,
-                "high": 100 * found.high,
-                "p_value": found.p_value,
-                "stderr": 100 * found.standard_error,
-                "stderr_items": 100 * found.error_items,
-                "stderr_seeds": 100 * found.error_seeds,
-                "smallest": smallest_difference(100 * found.standard_error, found.freedom, POWER),
-                "seeds": len(seeds),
-            }
-        )
-    frame = pandas.DataFrame(
-        rows, columns=[x for x in COLUMNS if x not in ("p_holm", "distinguishable")]
-    )
-    frame["p_holm"] = holm(frame["p_value"]) if len(frame) else numpy.array([], float)
-    frame["distinguishable"] = frame["p_holm"] < SIGNIFICANT
-    return frame[list(COLUMNS)]
+    bases = {row["row"]: base_of(row) for row in grid["rows"]}
+    asked = [
+        Contrast(one, other, (one,), (other,))
+        for one, other in combinations(methods, 2)
+        if bases[one] == bases[other]
+    ]
+    found = contrasts(results, grid, asked)
+    return found.assign(method_a=found["a"].map(methods), method_b=found["b"].map(methods))
 
 
 def rank_sets(table: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.DataFrame:
@@ -102,13 +54,20 @@ def rank_sets(table: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.DataFr
     2024).
 
     Args:
-        table: from `results.table`; rows without a mean have no place.
+        table: from `results.table`; rows without a mean have no place. Rows on different base models
+            are ranked apart.
         pairs: from `comparisons`.
 
     Returns:
         Columns row, first, last (places, 1 is best), places ("1" or "1-4"), and level_with: the rows
         that it cannot be told from, as text, the best first.
     """
+    blocks = [_sets_of(block, pairs) for _, block in table.groupby("base", sort=False)]
+    return pandas.concat(blocks, ignore_index=True)
+
+
+def _sets_of(table: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.DataFrame:
+    """`rank_sets` of the rows on one base model."""
     means = table.dropna(subset=["mean"]).set_index("row")["mean"].sort_values(ascending=False)
     better = {row: set() for row in means.index}  # row -> rows distinguishably better
     worse = {row: set() for row in means.index}
@@ -133,10 +92,12 @@ def with_places(table: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.Data
     sets = rank_sets(table, pairs).set_index("row")
     if not len(pairs) or not len(sets):
         return table.assign(places=None, against_best=None)
-    leader = table.loc[table["mean"].idxmax(), "row"]
-    level = set(sets.loc[leader, "level_with"].split(", "))
-    words = {row: "not distinguishable" if row in level else "below" for row in sets.index}
-    words[leader] = "best"
+    words = {}
+    for best in leaders(table):
+        level = set(sets.loc[best["row"], "level_with"].split(", "))
+        block = table.loc[(table["base"] == best["base"]) & table["row"].isin(sets.index), "row"]
+        words |= {row: "not distinguishable" if row in level else "below" for row in block}
+        words[best["row"]] = "best"
     return table.assign(places=table["row"].map(sets["places"]), against_best=table["row"].map(words))
 
 
@@ -178,12 +139,25 @@ def in_words(table: pandas.DataFrame, pairs: pandas.DataFrame) -> list[str]:
         f"Smallest true difference that a pair shows in 8 of 10 such comparisons, before Holm: "
         f"{pairs['smallest'].min():.1f} to {pairs['smallest'].max():.1f} points.",
     ]
-    if table["mean"].notna().any():
-        best = table.loc[table["mean"].idxmax()]
-        level = rank_sets(table, pairs).set_index("row").loc[best["row"], "level_with"]
-        name = f"{best['method']} {best['ranks']}".strip()
-        said.append(f"Highest mean: {name}. Not distinguishable from it: {level or 'no row'}.")
+    sets = rank_sets(table, pairs).set_index("row")
+    for best in leaders(table):
+        level = sets.loc[best["row"], "level_with"]
+        said.append(
+            f"Highest mean{' on ' if best['base'] else ''}{best['base']}: {name_of(best)}. "
+            f"Not distinguishable from it: {level or 'no row'}."
+        )
     return said
+
+
+def leaders(table: pandas.DataFrame) -> list[dict[str, Any]]:
+    """The row with the highest mean on each base model; none where nothing has a mean."""
+    best = table.dropna(subset=["mean"]).groupby("base", sort=False)["mean"].idxmax()
+    return table.loc[best].to_dict("records")
+
+
+def name_of(row: Mapping[str, Any]) -> str:
+    """Method and ranks of a table's row."""
+    return f"{row['method']} {row['ranks']}".strip()
 
 
 def seed_scores(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pandas.DataFrame:
@@ -203,33 +177,3 @@ def seed_scores(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -
         for x in runs
     ]
     return pandas.DataFrame(rows, columns=["row", "method", "seed", "mean"])
-
-
-def _answers(
-    results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]
-) -> tuple[dict[str, dict[int | None, numpy.ndarray]], pandas.DataFrame]:
-    """Row -> seed (None: any) -> correct [items], in the grid's order, and the items."""
-    order = [row["row"] for row in grid["rows"]]
-    used = sorted(
-        (x for x in results if x["run"]["row"] in order), key=lambda x: order.index(x["run"]["row"])
-    )
-    runs = {f"run {x['run']['row']}, seed {x['run']['seed']}": items_of(x) for x in used}
-    if not runs:
-        return {}, pandas.DataFrame(columns=["task", "fact"])
-    items, correct = matched(runs)
-    answers: dict[str, dict[int | None, numpy.ndarray]] = {}
-    for result, column in zip(used, correct.T, strict=True):
-        run = result["run"]
-        seed = None if run["method"] == UNTRAINED else run["seed"]
-        answers.setdefault(run["row"], {})[seed] = column
-    return answers, items
-
-
-def _common_seeds(one: Mapping[int | None, Any], other: Mapping[int | None, Any]) -> list[int | None]:
-    if None in one:
-        return list(other)
-    return list(one) if None in other else sorted(set(one) & set(other))
-
-
-def _run(runs: Mapping[int | None, numpy.ndarray], seed: int | None) -> numpy.ndarray:
-    return runs[None] if None in runs else runs[seed]

@@ -1,14 +1,10 @@
-"""Audit rules on what was run: parameter counts, ratios, bold print, ranks. Entry: `bslora_kit.audit`.
-
-Each rule yields the fields of a `Finding`: table, row, column, printed, expected, rule, explanation.
-"""
+"""Audit rules on what was run: parameter counts, ratios, bold print, ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from bslora_kit.audit_rows import ROUNDING, Row
 from bslora_kit.branches import (
     GATE_SIZE,
     KRON_SIZE,
@@ -18,9 +14,10 @@ from bslora_kit.branches import (
     tied_lora_branches,
 )
 from bslora_kit.plan import plan
+from bslora_kit.published.audit.finding import Finding
+from bslora_kit.published.audit.rows import Row
+from bslora_kit.published.right_answers import ROUNDING
 from bslora_kit.shapes import DEFAULT_TARGETS, Shapes, llama_1_7b, llama_1_13b, llama_3_8b
-
-Fields = tuple[str, str, str, str, str, str, str]
 
 MODELS = {"Llama 1-7B": llama_1_7b, "Llama 3-8B": llama_3_8b, "Llama 1-13B": llama_1_13b}
 _SIZES = tuple(2**power for power in range(1, 13))  # share sizes tried for a count that does not fit
@@ -50,7 +47,7 @@ def count(model: str, method: str, ranks: tuple[int, ...], size: int | None = No
 
     Args:
         model: as printed.
-        method: as in `audit_rows.Row`.
+        method: as in `rows.Row`.
         ranks: as printed.
         size: gate or Kronecker size; by default the published one.
     """
@@ -67,7 +64,7 @@ def update_rank(method: str, ranks: tuple[int, ...]) -> int | None:
     return None if branches is None else sum(branch.effective_rank for branch in branches)
 
 
-def parameter_findings(runs: Sequence[Row]) -> Iterator[Fields]:
+def parameter_findings(runs: Sequence[Row]) -> Iterator[Finding]:
     """Printed counts that the plan of the printed setting does not give."""
     for row in runs:
         expected = count(row.model, row.method, row.ranks) if row.parameters is not None else None
@@ -84,10 +81,10 @@ def parameter_findings(runs: Sequence[Row]) -> Iterator[Fields]:
             why += f" at the published {name} size {published}; the printed count is that of "
             why += f"size {fitting[0]}" if fitting else f"no size from {_SIZES[0]} to {_SIZES[-1]}"
         printed = f"{row.parameters:,}"
-        yield row.table, row.name, "parameters", printed, f"{expected:,}", "parameters", why
+        yield Finding(row.table, row.name, "parameters", printed, f"{expected:,}", "parameters", why)
 
 
-def ratio_findings(runs: Sequence[Row]) -> Iterator[Fields]:
+def ratio_findings(runs: Sequence[Row]) -> Iterator[Finding]:
     """Printed ratios that neither the printed nor the planned count gives."""
     for row in runs:
         if row.ratio is None or row.parameters is None or row.model not in MODELS:
@@ -99,10 +96,10 @@ def ratio_findings(runs: Sequence[Row]) -> Iterator[Fields]:
             continue
         expected = f"{100 * row.parameters / whole:.2f}%"
         why = f"{row.parameters:,} of {whole:,} parameters are {100 * row.parameters / whole:.4f} %"
-        yield row.table, row.name, "ratio", row.ratio, expected, "ratio", why
+        yield Finding(row.table, row.name, "ratio", row.ratio, expected, "ratio", why)
 
 
-def bold_findings(rows: Sequence[Row]) -> Iterator[Fields]:
+def bold_findings(rows: Sequence[Row]) -> Iterator[Finding]:
     """Bold cells that are not the best of their block, and best cells that are not bold.
 
     A table prints bold in some columns, and for groups or for runs: only there it is looked for.
@@ -125,10 +122,10 @@ def bold_findings(rows: Sequence[Row]) -> Iterator[Fields]:
             else:
                 why = f"{best.name} has {best.numbers[column]:.2f}"
                 printed, expected = f"bold {value:.2f}", f"{value:.2f}"
-            yield row.table, row.name, column, printed, expected, "bold", why
+            yield Finding(row.table, row.name, column, printed, expected, "bold", why)
 
 
-def rank_findings(runs: Sequence[Row], twins: Sequence[tuple[Row, Row]]) -> Iterator[Fields]:
+def rank_findings(runs: Sequence[Row], twins: Sequence[tuple[Row, Row]]) -> Iterator[Finding]:
     """Rows that are compared without their ranks; where the same run stands elsewhere, its ranks."""
     known: dict[Row, Row] = {}
     for one, other in twins:
@@ -154,7 +151,7 @@ def rank_findings(runs: Sequence[Row], twins: Sequence[tuple[Row, Row]]) -> Iter
                     f", with {twin.parameters:,} parameters where a row beside it has {max(peers):,}: "
                     "not an equal budget"
                 )
-        yield row.table, row.name, "ranks", "", expected, "unprinted ranks", why
+        yield Finding(row.table, row.name, "ranks", "", expected, "unprinted ranks", why)
 
 
 def _text(ranks: tuple[int, ...]) -> str:

@@ -3,7 +3,7 @@
 A published row is one run with one seed. How often its answers agree with another row's item by item is
 not published, so only the binomial error of each run is known, and two rows can be compared as if they
 had answered different items: an upper limit for runs on one test, which still says nothing of seeds.
-Scores in percent, as printed (see `bslora_kit.published` and `bslora_kit.audit`).
+Scores in percent, as printed (see `printed` and `audit`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from functools import cache
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from bslora_kit import published
-from bslora_kit.audit_rows import mean_error, score_error
-from bslora_kit.published import TASKS
+from bslora_kit.published import printed
+from bslora_kit.published.printed import TASKS
+from bslora_kit.published.right_answers import mean_error, score_error
 from bslora_kit.statistics import holm
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def rows_with_noise() -> pandas.DataFrame:
     import pandas
 
     frames = []
-    for name, frame in published.all_tables().items():
+    for name, frame in printed.all_tables().items():
         if "mean" in frame:
             frame = frame.dropna(subset=list(TASKS)).rename(columns={"rank": "ranks"})
             place = frame["placement"].str.removeprefix("Share ") + ", " if "placement" in frame else ""
@@ -186,7 +186,7 @@ def differences_to(rows: pandas.DataFrame, label: str) -> pandas.DataFrame:
 
 @cache
 def _placement_scores() -> dict[tuple[str, str], PublishedScore]:
-    frame = published.placement().dropna(subset=list(TASKS))
+    frame = printed.placement().dropna(subset=list(TASKS))
     return {(row["placement"], row["method"]): mean_of_row(row) for row in frame.to_dict("records")}
 
 
@@ -194,11 +194,10 @@ def _placement_scores() -> dict[tuple[str, str], PublishedScore]:
 def _scores_by_count() -> dict[tuple[int, int | None], PublishedScore]:
     """(printed parameters, shots or None) -> score; counts are unique within and across the tables."""
     found = {}
-    for frame in (published.similar_budget().assign(model=MODEL), published.tied_lora()):
-        for row in frame[frame["model"] == MODEL].to_dict("records"):
+    for frame in (printed.similar_budget(), printed.tied_lora()):
+        for row in frame.to_dict("records"):
             found[row["parameters"], None] = mean_of_row(row)
-    mmlu = published.tied_lora_mmlu()
-    for row in mmlu[mmlu["model"] == MODEL].to_dict("records"):
+    for row in printed.tied_lora_mmlu().to_dict("records"):
         for shots in (0, 5):
             task = f"mmlu_{shots}_shot"
             found[row["parameters"], shots] = PublishedScore(row[task], score_error(task, row[task]))

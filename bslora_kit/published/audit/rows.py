@@ -1,28 +1,21 @@
-"""Rows of printed tables as the audit reads them, and the unrounded scores behind a printed one.
-
-A score is k right answers of n items, so a printed percentage stands for few values of k, or for none.
-From these follow the means that a row can have: printed digits alone would allow more.
-"""
+"""Rows of printed tables as the audit reads them."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean, median
+from statistics import median
 from typing import TYPE_CHECKING
 
-from bslora_kit.published import ITEMS, TASKS
+from bslora_kit.published.printed import ITEMS, TASKS
+from bslora_kit.published.right_answers import Interval, mean_of_intervals, score_interval
 
 if TYPE_CHECKING:
     import pandas
 
 MODEL = "Llama 3-8B"  # of tables without a column "model"
 GROUP_MEAN = "(group mean)"
-ROUNDING = 0.005 + 1e-9  # half a unit of the second decimal, and the error of floating point
-
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,54 +98,14 @@ def _row(table: str, position: int, record: dict, tasks: Sequence[str], blocks: 
     )
 
 
-def attainable(printed: float, items: int) -> list[float]:
-    """The percentages k / n that are printed so; empty if no number of right answers gives it."""
-    first = math.floor((printed - ROUNDING) * items / 100)
-    last = math.ceil((printed + ROUNDING) * items / 100)
-    values = [100 * k / items for k in range(max(first, 0), min(last, items) + 1)]
-    return [value for value in values if abs(value - printed) <= ROUNDING]
-
-
-def score_interval(task: str, printed: float) -> Interval:
-    """Least and largest unrounded score behind a printed one."""
-    values = attainable(printed, ITEMS[task])
-    return (values[0], values[-1]) if values else rounded(printed)
-
-
 def mean_interval_of(row: Row) -> Interval:
     """Least and largest mean that the row's printed scores allow."""
     return mean_of_intervals(score_interval(task, score) for task, score in row.scores.items())
 
 
-def mean_of_intervals(intervals: Iterable[Interval]) -> Interval:
-    """Interval of the mean of values that each lie in an interval of their own."""
-    lows, highs = zip(*intervals, strict=True)
-    return fmean(lows), fmean(highs)
-
-
-def rounded(printed: float) -> Interval:
-    """The values that two decimals stand for."""
-    return printed - ROUNDING, printed + ROUNDING
-
-
-def agrees(printed: float, interval: Interval) -> bool:
-    """Whether a printed number is the rounding of some value in an interval."""
-    return interval[0] - ROUNDING <= printed <= interval[1] + ROUNDING
-
-
 def is_complete(row: Row) -> bool:
     """Whether all eight scores and their mean are printed."""
     return row.mean is not None and set(row.scores) >= set(TASKS)
-
-
-def score_error(task: str, percent: float) -> float:
-    """Binomial standard error of one run's score, in points."""
-    return math.sqrt(percent * (100 - percent) / ITEMS[task])
-
-
-def mean_error(scores: Mapping[str, float]) -> float:
-    """Binomial standard error of the plain mean of one run's scores, in points."""
-    return math.hypot(*(score_error(task, score) for task, score in scores.items())) / len(scores)
 
 
 def median_of_others(row: Row, task: str, rows: Iterable[Row]) -> tuple[float, int] | None:
@@ -163,3 +116,9 @@ def median_of_others(row: Row, task: str, rows: Iterable[Row]) -> tuple[float, i
         if other is not row and other.model == row.model and task in other.scores
     ]
     return (median(others), len(others)) if len(others) >= 5 else None
+
+
+def members_of(group: Row, rows: Sequence[Row]) -> list[Row]:
+    """The runs whose mean a group's row holds."""
+    same = [row for row in rows if (row.table, row.block) == (group.table, group.block)]
+    return [row for row in same if not row.of_group and row.mean is not None]

@@ -26,9 +26,10 @@ def mean_in_words(result: Mapping[str, Any]) -> str:
 
 
 def kinds_of(result: Mapping[str, Any]) -> pandas.DataFrame:
-    """Scores by kind of fact over all tasks together: index kind; columns percent, items.
+    """Scores by kind of fact over all tasks together: index kind; columns percent, stderr, items.
 
-    Empty where the items have no kinds, as in the real tasks.
+    stderr is the binomial standard error in points, missing for a single item. Empty where the items
+    have no kinds, as in the real tasks.
     """
     entries = [
         {"kind": kind, "right": entry["value"] * entry["n"], "items": entry["n"]}
@@ -37,5 +38,7 @@ def kinds_of(result: Mapping[str, Any]) -> pandas.DataFrame:
     ]
     frame = pandas.DataFrame(entries, columns=["kind", "right", "items"])
     sums = frame.groupby("kind", sort=False).sum()
-    percent = (100 * sums["right"] / sums["items"]).astype(float).round(1)
-    return pandas.DataFrame({"percent": percent, "items": sums["items"]})
+    percent = (100 * sums["right"] / sums["items"]).astype(float)
+    variance = percent * (100 - percent) / (sums["items"] - 1).where(sums["items"] > 1)
+    columns = {"percent": percent, "stderr": variance.astype(float) ** 0.5}
+    return pandas.DataFrame(columns).round(1).join(sums["items"])

@@ -1,0 +1,90 @@
+"""A grid that has run, read back from its folder: for notebooks that ask it questions.
+
+run = read_finished("similar_budget")      papermill_runs/reference/similar_budget, None if not there
+how_to_run("similar_budget")               the command that makes it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from bslora_kit import tables
+from bslora_kit.grid.file import read_grid
+from bslora_kit.paths import RUNS
+
+REFERENCE = RUNS / "reference"
+_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The runs of a grid that are done.
+
+    Attributes:
+        folder: of its runs.
+        title: of the grid.
+        grid: {"rows": ...} as `tables.table` takes it.
+        results: from `tables.read_results`.
+        table, pairs, seeds: from `tables.table` with `with_places`, `tables.comparisons` and
+            `tables.seed_scores`.
+    """
+
+    folder: Path
+    title: str
+    grid: dict[str, Any]
+    results: list[dict[str, Any]]
+    table: pandas.DataFrame
+    pairs: pandas.DataFrame
+    seeds: pandas.DataFrame
+
+
+def read_finished(name: str, folder: Path | str = REFERENCE) -> Finished | None:
+    """The finished runs of a grid of papermill_runs/grids; None where there is none.
+
+    Args:
+        name: of the grid.
+        folder: holds a folder for each grid.
+
+    Raises:
+        ValueError: for a grid file or results that cannot be read.
+    """
+    results = tables.read_results(Path(folder) / name)
+    if not results:
+        return None
+    grid = read_grid(RUNS / "grids" / f"{name}.yaml")
+    rows = {"rows": grid.rows}
+    pairs = tables.comparisons(results, rows)
+    table = tables.with_places(tables.table(results, rows), pairs)
+    seeds = tables.seed_scores(results, rows)
+    return Finished(Path(folder) / name, grid.title, rows, results, table, pairs, seeds)
+
+
+def read_all(names: Sequence[str], folder: Path | str = REFERENCE) -> dict[str, Finished]:
+    """Those of several grids that have finished runs, by name.
+
+    Args:
+        names: of grids, in the order wanted.
+        folder: as in `read_finished`; relative to the checkout or absolute.
+
+    Raises:
+        ValueError: if none has.
+    """
+    folder = RUNS.parent / folder
+    runs = {name: read_finished(name, folder) for name in names}
+    if not any(runs.values()):
+        raise ValueError(f"{folder} holds no finished run of {', '.join(names)}. {how_to_run(names[0])}")
+    return {name: run for name, run in runs.items() if run}
+
+
+def how_to_run(name: str) -> str:
+    """Says that a grid has not run, and which command runs it."""
+    return (
+        f"`papermill_runs/reference/{name}` holds no finished run. This makes it, and goes on where it "
+        f"was stopped: `python -m bslora_kit.grid papermill_runs/grids/{name}.yaml --seeds {_SEEDS} "
+        "--out papermill_runs/reference`"
+    )

@@ -1,0 +1,60 @@
+"""Resumes the committed reference run, every grid of it, and writes its tables again.
+
+    python -m bslora_kit.grid.reference [options of bslora_kit.grid, such as --jobs 4 or --dry-run]
+
+papermill_runs/reference/runs.yaml lists the grids with their seeds, and which of them is the sweep that
+the demo's learning rates come from. What is there is not run again; a row that was removed is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bslora_kit.grid.command import EXIT_REFUSED, main
+from bslora_kit.jobs.profiles import read_yaml
+from bslora_kit.paths import RUNS
+
+REFERENCE = RUNS / "reference"
+LIST = "runs.yaml"
+
+
+def listed(folder: Path = REFERENCE) -> list[list[str]]:
+    """The command line of each grid of a reference run, its place left out.
+
+    Args:
+        folder: holds runs.yaml and a folder for each grid.
+
+    Raises:
+        ValueError: if runs.yaml is missing or names something else than grids, their seeds and sweep.
+    """
+    path = folder / LIST
+    if not path.is_file():
+        raise ValueError(f"no file {path}: it lists the grids of a reference run and their seeds")
+    commands = []
+    for name, how in read_yaml(path).items():
+        grid = RUNS / "grids" / f"{name}.yaml"
+        if not grid.is_file():
+            raise ValueError(f"{path}: no grid {name} in papermill_runs/grids")
+        if not isinstance(how, dict) or not how.get("seeds") or set(how) - {"seeds", "sweep"}:
+            raise ValueError(
+                f"{path}: {name}: {how!r}; expected seeds, a list, and sweep: true for a sweep of rates"
+            )
+        seeds = [str(seed) for seed in how["seeds"]]
+        commands.append([str(grid), "--seed-list", *seeds, *["--sweep"] * bool(how.get("sweep"))])
+    return commands
+
+
+def resume(options: Sequence[str], folder: Path = REFERENCE) -> int:
+    """Runs the command of each grid; returns the highest exit status."""
+    try:
+        commands = listed(folder)
+    except ValueError as error:
+        print(f"bslora_kit.grid.reference: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    return max([main([*command, "--out", str(folder), *options]) for command in commands], default=0)
+
+
+if __name__ == "__main__":
+    sys.exit(resume(sys.argv[1:]))

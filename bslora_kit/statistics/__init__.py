@@ -1,0 +1,40 @@
+"""Paired tests and intervals on the items of `evaluation.items`.
+
+All runs answer the same items, so items are compared one by one, which removes how hard they are. Items
+that ask for the same fact stand or fall together: the unit of evidence is the fact, and standard errors
+are robust to clusters (Liang & Zeger 1986; Miller, "Adding Error Bars to Evals", arXiv 2411.00640).
+Another training seed moves scores too; with several seeds both sources count.
+"""
+
+from bslora_kit.statistics.comparing import (
+    Score,
+    matched,
+    paired_difference,
+    paired_over_seeds,
+    score_over_seeds,
+)
+from bslora_kit.statistics.crossed import PairedDifference, crossed_difference
+from bslora_kit.statistics.tests_and_power import (
+    McNemar,
+    MeanInterval,
+    holm,
+    mcnemar,
+    mean_interval,
+    smallest_difference,
+)
+
+__all__ = [
+    "McNemar",
+    "MeanInterval",
+    "PairedDifference",
+    "Score",
+    "crossed_difference",
+    "holm",
+    "matched",
+    "mcnemar",
+    "mean_interval",
+    "paired_difference",
+    "paired_over_seeds",
+    "score_over_seeds",
+    "smallest_difference",
+]

@@ -1,0 +1,80 @@
+"""What a reader of a table must know beside its numbers: scale, test, what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas
+
+from bslora_kit.branches import GATE_SIZE, KRON_SIZE
+from bslora_kit.jobs.parameters import UNTRAINED
+from bslora_kit.published.scores import MODEL
+from bslora_kit.tables.results import share_size, short_name
+
+
+def about(results: Sequence[Mapping[str, Any]], frame: pandas.DataFrame) -> list[str]:
+    """What a reader must know of a table: profile, base, seeds, items, and what is missing."""
+    lines = []
+    order = list(frame["row"])
+    used = [result for result in results if result["run"]["row"] in order]
+    used.sort(key=lambda result: order.index(result["run"]["row"]))
+    if used:
+        run, scored = used[0]["run"], used[0]["eval"]
+        seeds = sorted({result["run"]["seed"] for result in used})
+        models = list(dict.fromkeys(_model_name(result["run"]["base_model"]) for result in used))
+        trained = [x["run"]["steps"] for x in used if x["run"]["method"] != UNTRAINED]
+        items = sum(task["n"] for task in scored["tasks"].values())
+        limit = f", at most {scored['limit']} a task" if scored["limit"] else ""
+        lines.append(
+            f"Profile {run['profile']}, base model{'s' if len(models) > 1 else ''} {', '.join(models)}, "
+            f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
+            + (f", {trained[0]} steps a run." if trained else ".")
+        )
+        lines.append(
+            f"Scores in percent on {items:,} items of the {scored['split']} split{limit}, "
+            f"{scored['shots']}-shot; mean = plain mean of the eight tasks, ± its standard error "
+            + ("(items and seeds)." if len(seeds) > 1 else "(items; one seed says nothing of others).")
+        )
+        lines.append(
+            "Tasks: " + ", ".join(f"{task} ({short_name(task)})" for task in scored["tasks"]) + "."
+        )
+    sizes = _share_sizes(used)
+    if sizes:
+        lines.append(f"Share sizes: {sizes}.")
+    if frame[["published_parameters", "published_score"]].notna().any(axis=None):
+        lines.append(
+            "Published columns: as printed by BSLoRA's authors for "
+            + (MODEL if frame["base"].nunique() == 1 else "the models of these names")
+            + ", one run a row; their ± is the binomial standard error of that run."
+        )
+    if used and used[0]["run"]["profile"] == "demo":
+        lines.append(
+            "Numbers of the demo profile come from the small model that ships with the kit; "
+            "they are not the paper's."
+        )
+    missing = list(frame.loc[frame["seeds"] == 0, "row"])
+    if missing:
+        lines.append(f"Missing: {len(missing)} of {len(frame)} rows: {', '.join(missing)}.")
+    trained_rows = frame["row"].isin(x["run"]["row"] for x in used if x["run"]["method"] != UNTRAINED)
+    partial = list(frame.loc[trained_rows & (frame["seeds"] < frame["seeds"].max()), "row"])
+    if partial:
+        lines.append(f"Fewer seeds than the others: {', '.join(partial)}.")
+    return lines
+
+
+def _share_sizes(results: Sequence[Mapping[str, Any]]) -> str:
+    """The share sizes of all rows beside the published ones, in words."""
+    words = []
+    for fit, name, size in (("gate", "gate", GATE_SIZE), ("kron", "Kronecker", KRON_SIZE)):
+        runs = [x["run"] for x in results if x["run"].get("fit") == fit]
+        used = sorted({share_size(run) for run in runs} - {None})
+        if used:
+            words.append(f"{name} {', '.join(map(str, used))} (published {size})")
+    return "; ".join(words)
+
+
+def _model_name(model: str) -> str:
+    """A model as readers know it: a hub name, or the last part of a folder."""
+    return Path(model).name if Path(model).is_absolute() else model

@@ -1,0 +1,166 @@
+"""The table of a grid as a page that needs no network, and all its forms as files."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas
+
+from bslora_kit.figures import forest_plot, seed_dots
+from bslora_kit.files import write_text
+from bslora_kit.tables.forms import RUN, texts, to_csv, to_latex, to_markdown, view_of
+from bslora_kit.tables.pairs import against, leaders, name_of
+from bslora_kit.tables.results import short_name
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 100rem; padding: 0 1rem;
+  color: #111; background: #fff; }
+div.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; margin: 1rem 0; }
+th, td { border-bottom: 1px solid #ccc; padding: .2rem .45rem; text-align: right; white-space: nowrap; }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
+"""
+
+
+def to_html(
+    title: str,
+    frame: pandas.DataFrame,
+    lines: Sequence[str],
+    figure: Figure,
+    gains: pandas.DataFrame | None = None,
+    pairs: pandas.DataFrame | None = None,
+    seeds: pandas.DataFrame | None = None,
+) -> str:
+    """A page that needs no network: title, figures, table, and the paired differences where given.
+
+    Args:
+        title: heading of the page.
+        frame: from `table`, perhaps with `with_places`.
+        lines: from `about`.
+        figure: drawn above the table; its script is part of the page.
+        gains: from `differences`.
+        pairs: from `comparisons`.
+        seeds: from `seed_scores`.
+    """
+    sentences = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    parts = [f"<h1>{html.escape(title)}</h1>", f"<ul>{sentences}</ul>"]
+    parts.append(figure.to_html(full_html=False, include_plotlyjs=True))
+    parts.append(_main_table(frame))
+    if seeds is not None and seeds["mean"].notna().any():
+        parts.append("<h2>Every run</h2>")
+        parts.append(seed_dots(seeds).to_html(full_html=False, include_plotlyjs=False))
+    if gains is not None and len(gains):
+        parts.append("<h2>Points over the base, paired by item, 95 % intervals clustered by fact</h2>")
+        told = None if pairs is None else _told(gains, pairs)
+        parts.append(
+            forest_plot(gains, "the base", told).to_html(full_html=False, include_plotlyjs=False)
+        )
+        parts.append(_plain_table(_gains_view(gains)))
+    if pairs is not None and len(pairs):
+        parts += _pair_sections(frame, pairs)
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
+    body = "\n".join(parts)
+    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+
+
+def write_tables(
+    folder: Path | str,
+    title: str,
+    frame: pandas.DataFrame,
+    lines: Sequence[str],
+    figure: Figure,
+    gains: pandas.DataFrame | None = None,
+    pairs: pandas.DataFrame | None = None,
+    seeds: pandas.DataFrame | None = None,
+) -> list[Path]:
+    """Writes table.md, .csv, .tex and .html into `folder`, each moved into place; returns the paths.
+
+    Arguments as in `to_html`.
+    """
+    contents = {
+        "table.md": f"# {title}\n\n{to_markdown(frame, lines)}",
+        "table.csv": to_csv(frame),
+        "table.tex": to_latex(title, frame, lines),
+        "table.html": to_html(title, frame, lines, figure, gains, pairs, seeds),
+    }
+    paths = {name: Path(folder) / name for name in contents}
+    for name, path in paths.items():
+        write_text(path, contents[name])
+    return list(paths.values())
+
+
+def _main_table(frame: pandas.DataFrame) -> str:
+    """The table as HTML, the published columns shaded."""
+    view = view_of(frame, short=False).rename(columns=short_name, level=1)
+    shade = [{"selector": "", "props": "background: #f4efe2; border-color: #cbbf9f"}]
+    style = view.style.hide(axis="index").format(escape="html").format_index(escape="html", axis=1)
+    style = style.set_table_styles({x: shade for x in view.columns if x[0] != RUN}, axis=0)
+    return f'<div class="wide">{style.set_uuid("table").to_html()}</div>'
+
+
+def _pair_sections(frame: pandas.DataFrame, pairs: pandas.DataFrame) -> list[str]:
+    """The rows against the one with the highest mean on their base, and all pairs, folded."""
+    parts = []
+    for best in leaders(frame):
+        others = against(pairs, best["row"])
+        if not len(others):
+            continue
+        name = name_of(best)
+        parts.append(f"<h2>Against the highest mean, {html.escape(name)}; Holm over all pairs</h2>")
+        drawn = forest_plot(others, name, others["distinguishable"])
+        parts.append(drawn.to_html(full_html=False, include_plotlyjs=False))
+    count = int((~pairs["distinguishable"]).sum())
+    parts.append(f"<details><summary>All pairs ({len(pairs)}), {count} not distinguishable</summary>")
+    return [*parts, _plain_table(_pairs_view(pairs)), "</details>"]
+
+
+def _told(gains: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.Series:
+    """Whether each gain is distinguishable by the test over all pairs."""
+    verdicts = pairs.set_index(["a", "b"])["distinguishable"].to_dict()
+    ways = zip(gains["row"], gains["against"], strict=True)
+    told = [verdicts.get(way, verdicts.get(way[::-1], False)) for way in ways]
+    return pandas.Series(told, gains.index, dtype=bool)
+
+
+def _plain_table(view: pandas.DataFrame) -> str:
+    return f'<div class="wide">{view.to_html(index=False, border=0)}</div>'
+
+
+def _pairs_view(pairs: pandas.DataFrame) -> pandas.DataFrame:
+    return pandas.DataFrame(
+        {
+            "row": pairs["method_a"],
+            "less row": pairs["method_b"],
+            "difference": texts(pairs["difference"], "{:+.2f}"),
+            "95 % interval": _intervals(pairs),
+            "± of items": texts(pairs["stderr_items"], "{:.2f}"),
+            "± of seeds": texts(pairs["stderr_seeds"], "{:.2f}"),
+            "p, Holm": texts(pairs["p_holm"], "{:.2g}"),
+            "smallest visible": texts(pairs["smallest"], "{:.1f}"),
+            "seeds": pairs["seeds"],
+            "": ["" if told else "not distinguishable" for told in pairs["distinguishable"]],
+        }
+    )
+
+
+def _gains_view(gains: pandas.DataFrame) -> pandas.DataFrame:
+    return pandas.DataFrame(
+        {
+            "row": gains["row"],
+            "method": gains["method"],
+            "difference": texts(gains["difference"], "{:+.2f}"),
+            "95 % interval": _intervals(gains),
+            "p": texts(gains["p_value"], "{:.2g}"),
+            "seeds": gains["seeds"],
+        }
+    )
+
+
+def _intervals(frame: pandas.DataFrame) -> list[str]:
+    return [f"{low:+.2f} to {high:+.2f}" for low, high in zip(frame["low"], frame["high"], strict=True)]

@@ -1,0 +1,162 @@
+"""The questions that the published tables are asked, as contrasts of a grid's rows, and their answers.
+
+    at_equal_budget    each sharing row against LoRA, or each BSLoRA row against ShareLoRA
+    between_places     attention, MLP and both, over the fits
+    of_variants        TL5 against TL6 on each base
+    led_by_seed        what a table of one seed would have said
+    scaled_down        how far a run is from the published protocol
+
+Which rows are compared follows from the grid and the parameter counts, never from scores.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import pandas
+
+from bslora_kit.jobs.parameters import UNTRAINED
+from bslora_kit.jobs.profiles import load_profile
+from bslora_kit.published import ITEMS, TASKS
+from bslora_kit.shapes import llama_3_8b
+from bslora_kit.tables.contrasts import Contrast
+from bslora_kit.tables.results import base_of, row_label
+
+EQUAL = 1.25  # largest ratio of two parameter counts that pass as one budget
+_PLACES = ("Attention", "MLP", "Both")
+
+
+def at_equal_budget(
+    grid: Mapping[str, Any], table: pandas.DataFrame, rows: Collection[str], against: Collection[str]
+) -> list[Contrast]:
+    """Every row of some methods against the row of others that is nearest in trained parameters.
+
+    Args:
+        grid: the grid file.
+        table: from `results.table`, for the counts.
+        rows: methods, as a grid file names them, whose rows are asked about.
+        against: methods to compare with; of these the nearest row within 1.25 times the count is taken,
+            and a row without one is left out.
+    """
+    counts = table.set_index("row")["parameters"].dropna().astype(int)
+    counts = counts[counts > 0]
+    known = [row for row in grid["rows"] if row["row"] in counts]
+    found = []
+    for row in (row for row in known if row["method"] in rows):
+        others = [x for x in known if x["method"] in against and base_of(x) == base_of(row)]
+        if not others:
+            continue
+        distance = {x["row"]: abs(math.log(counts[x["row"]] / counts[row["row"]])) for x in others}
+        nearest = min(others, key=lambda x: distance[x["row"]])
+        if distance[nearest["row"]] <= math.log(EQUAL):
+            names = [f"{row_label(x)} ({counts[x['row']]:,})" for x in (row, nearest)]
+            found.append(Contrast(*names, (row["row"],), (nearest["row"],)))
+    return found
+
+
+def between_places(grid: Mapping[str, Any], table: pandas.DataFrame) -> list[Contrast]:
+    """Attention, MLP and both against each other, each as the mean of its rows that have run.
+
+    A row's place is the first word of its label ("MLP, BSLoRA (SS)"). Only fits that have run in all
+    three places count, so that the same methods stand on both sides.
+    """
+    done = set(table.loc[table["seeds"] > 0, "row"])
+    by_place: dict[str, dict[str, str]] = {place: {} for place in _PLACES}
+    for row in grid["rows"]:
+        place, _, method = row["label"].partition(", ")
+        if place in by_place and row["row"] in done:
+            by_place[place][method] = row["row"]
+    fits = [fit for fit in by_place["Both"] if all(fit in rows for rows in by_place.values())]
+    rows = {place: tuple(by_place[place][fit] for fit in fits) for place in _PLACES}
+    if not fits:
+        return []
+    return [
+        Contrast(one, other, rows[one], rows[other])
+        for one, other in (("MLP", "Attention"), ("Both", "Attention"), ("Both", "MLP"))
+    ]
+
+
+def of_variants(grid: Mapping[str, Any], table: pandas.DataFrame) -> list[Contrast]:
+    """TL6 against TL5 of one rank, on every base model of the grid."""
+    done = set(table.loc[table["seeds"] > 0, "row"])
+    tied = [row for row in grid["rows"] if row.get("variant") and row["row"] in done]
+    return [
+        Contrast(row_label(six), row_label(five), (six["row"],), (five["row"],))
+        for five in tied
+        for six in tied
+        if (five["variant"], six["variant"]) == ("tl5", "tl6")
+        and (base_of(five), five["ranks"]) == (base_of(six), six["ranks"])
+    ]
+
+
+def led_by_seed(seeds: pandas.DataFrame) -> pandas.DataFrame:
+    """The table that each seed alone would have given: who leads, by how much, and who is last.
+
+    Args:
+        seeds: from `pairs.seed_scores`; rows that lack one of the seeds are left out.
+
+    Returns:
+        Columns seed, leads, ahead_by (points to the second row), last; one row a seed.
+    """
+    wide = seeds.dropna(subset=["mean"]).pivot(index="seed", columns="method", values="mean")
+    wide = wide.dropna(axis=1)
+    if wide.shape[1] < 2:
+        return pandas.DataFrame(columns=["seed", "leads", "ahead_by", "last"])
+    ordered = wide.apply(lambda scores: scores.nlargest(2).diff().abs().iloc[1], axis=1)
+    return pandas.DataFrame(
+        {
+            "seed": wide.index,
+            "leads": wide.idxmax(axis=1).to_numpy(),
+            "ahead_by": ordered.to_numpy(),
+            "last": wide.idxmin(axis=1).to_numpy(),
+        }
+    )
+
+
+def scaled_down(results: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+    """What was run, beside the published protocol on Llama 3-8B (profile "paper").
+
+    Args:
+        results: from `results.read_results`.
+
+    Returns:
+        Index: what; columns here, published; as text.
+    """
+    paper = load_profile("paper")
+    trained = [x for x in results if x["run"]["method"] != UNTRAINED]
+    shares = [x["budget"]["trainable"] / x["budget"]["ratio"] for x in trained]
+    items = {sum(task["n"] for task in x["eval"]["tasks"].values()) for x in results}
+
+    def here(name: str) -> str:
+        values = sorted({x["run"][name] for x in trained}, key=lambda value: (value is None, value))
+        return " to ".join(_text(value) for value in dict.fromkeys((values[0], values[-1])))
+
+    def published(name: str) -> str:
+        return _text(paper.training[name])
+
+    seeds = {x["run"]["seed"] for x in trained}
+    lines = {
+        "parameters of the base model": (
+            _span(round(x) for x in shares),
+            f"{llama_3_8b().parameters:,}",
+        ),
+        "training steps": (here("steps"), published("steps")),
+        "examples a step": (here("batch_size"), published("batch_size")),
+        "tokens an example, at most": (here("max_length"), published("max_length")),
+        "learning rate": (here("lr"), f"{paper.learning_rate:g} for every method"),
+        "dropout": (here("dropout"), f"{paper.dropout:g}"),
+        "seeds": (str(len(seeds)), "1"),
+        "test items": (_span(items), f"{sum(ITEMS[task] for task in TASKS):,}"),
+    }
+    return pandas.DataFrame.from_dict(lines, orient="index", columns=["here", "published"])
+
+
+def _span(numbers: Any) -> str:
+    values = sorted(set(numbers))
+    return " to ".join(f"{value:,}" for value in dict.fromkeys((values[0], values[-1])))
+
+
+def _text(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:g}"

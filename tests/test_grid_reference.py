@@ -1,0 +1,84 @@
+"""`make tables`: the committed reference run is whole, and a row that is removed comes back alone."""
+
+from __future__ import annotations
+
+import shutil
+import time
+import types
+from pathlib import Path
+
+import pytest
+from grid_files import ROWS, write_items, write_result
+from tiny_world import make_world
+
+import bslora_kit.data  # noqa: F401  reads where data lie, before a test points that elsewhere
+from bslora_kit import paths
+from bslora_kit.grid import command as grid_command
+from bslora_kit.grid import reference
+from bslora_kit.grid.engine import End
+from bslora_kit.jobs import profiles
+
+
+@pytest.mark.parametrize("command", reference.listed(), ids=lambda command: Path(command[0]).stem)
+def test_the_reference_run_has_nothing_to_do(command):
+    options = grid_command.parser().parse_args([*command, "--out", str(reference.REFERENCE)])
+    grid, common = grid_command._grid(options, profiles.load_profile(options.profile))
+    rows = grid_command._rows(grid, options, common)
+    assert {row.name: row.problem for row in rows if row.state != "done"} == {}
+    assert rows
+
+
+class Writing:
+    """An engine whose jobs end at once, with a result."""
+
+    side_by_side, at_most = 1, 1
+
+    def __init__(self):
+        self.started = []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def start(self, row):
+        self.started.append(row.name)
+        write_result(row, 0.6)
+        write_items(row, 0.6)
+        return types.SimpleNamespace(began=time.monotonic(), poll=lambda: End(0), stop=lambda: None)
+
+
+def test_a_removed_row_comes_back_and_the_others_are_left_alone(tmp_path, monkeypatch):
+    data = make_world(tmp_path / "data")
+    monkeypatch.setattr(paths, "DATA", data)
+    monkeypatch.setattr(paths, "BASE", data / "base")
+    monkeypatch.setattr(profiles, "FOLDER", data / "profiles")
+    monkeypatch.setattr(reference, "RUNS", tmp_path)
+    (tmp_path / "grids").mkdir()
+    (tmp_path / "grids" / "two.yaml").write_text(ROWS)
+    folder = tmp_path / "reference"
+    folder.mkdir()
+    (folder / "runs.yaml").write_text("two: {seeds: [3, 4]}")
+    engine = Writing()
+    monkeypatch.setattr(grid_command, "_engine", lambda options: engine)
+    assert reference.resume(["--profile", "tiny"], folder) == 0
+    assert engine.started == ["base-s3", "lora-2-s3", "lora-2-s4"]
+    engine.started.clear()
+    shutil.rmtree(folder / "two" / "lora-2-s4")
+    (folder / "two" / "table.md").unlink()
+    assert reference.resume(["--profile", "tiny"], folder) == 0
+    assert engine.started == ["lora-2-s4"]
+    table = (folder / "two" / "table.md").read_text()
+    assert "Learning rates: profile." in table
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("none: {seeds: [0]}", "no grid none"), ("range: [0]", "expected seeds"), (None, "no file")],
+)
+def test_a_wrong_list_is_refused(tmp_path, capsys, text, words):
+    if text is not None:
+        (tmp_path / "runs.yaml").write_text(text)
+    assert reference.resume([], tmp_path) == 2
+    assert words in capsys.readouterr().err

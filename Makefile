@@ -21,7 +21,7 @@ NO_FOREIGN_STYLES := {'headers': {'Content-Security-Policy': \"style-src 'self' 
 .DELETE_ON_ERROR:
 
 run: $(VENV)/.kit
-	@$(PY) -m bslora_kit.grid papermill_runs/grids/similar_budget.yaml --profile demo --seeds 1 --jobs $(JOBS) --quick
+	@$(PY) -m bslora_kit.grid papermill_runs/grids/similar_budget.yaml --profile demo --seeds 1 --jobs $(JOBS) --quick --out papermill_runs/quick
 
 tables: $(VENV)/.kit
 	@$(PY) -m bslora_kit.grid.reference --jobs $(JOBS)

@@ -1,0 +1,217 @@
+"""What notebook 21 says of made-up runs, against pandas and scipy on the items themselves.
+
+Three of its grids have a few runs each, in the kit's own format; one grid is missing. Half the items of
+each task are easy, and the rows differ by how many of the hard ones they have right.
+"""
+
+import itertools
+import json
+import re
+
+import numpy
+import pandas
+import pytest
+from running import complaints, executed, figures, first_figures, tables, with_column, words
+from scipy import stats
+
+from bslora_kit.evaluation.scores import Evaluation
+from bslora_kit.grid.file import read_grid
+from bslora_kit.paths import NOTEBOOKS, RUNS
+from bslora_kit.published import TASKS
+
+ITEMS = 40  # of each task, two a fact
+SEEDS = (0, 1, 2)
+RIGHT = {  # grid -> row -> share of hard items that are right
+    "similar_budget": {"base": 0.1, "share-b-4": 0.3, "ss-2-1-2": 0.32, "gt-0-4-8": 0.75},
+    "placement": {
+        "base": 0.1,
+        "attention-ss-2-4-16": 0.3,
+        "attention-gt-2-4-16": 0.4,
+        "mlp-ss-2-4-16": 0.7,
+        "mlp-gt-2-4-16": 0.8,
+        "both-ss-2-4-16": 0.72,
+        "both-gt-2-4-16": 0.78,
+    },
+}
+COUNTS = {"base": 0, "share-b-4": 20_000, "ss-2-1-2": 22_000, "gt-0-4-8": 24_000}
+
+
+def run_of(row, grid, seed, items):
+    """A result.json as the job writes it, as far as tables read it."""
+    base = row["method"] == "none"
+    run = {"grid": grid, "row": row["row"], "method": row["method"], "fit": row.get("fit"), "seed": seed}
+    run |= {"profile": "demo", "base_model": "data/base", "steps": 240, "lr": 0.01, "dropout": 0.0}
+    run |= {"batch_size": 32, "max_length": 256, "gate_size": 32, "kron_size": 8}
+    count = COUNTS.get(row["row"], 30_000 if row["row"].startswith("both") else 15_000)
+    scores = Evaluation(items, shots=0, split="test", limit=None, seed=0, batch_size=64)
+    budget = {"trainable": count, "total": count, "ratio": 0.0 if base else count / 1_700_000}
+    return {"run": run, "budget": budget, "train": {}, "eval": scores.to_dict(), "machine": {}}
+
+
+def answers(share, draw):
+    """Items of the eight mini tasks; the first half of each is right, of the rest a share."""
+    rows = [
+        {
+            "task": f"mini_{task}",
+            "subject": None,
+            "doc_id": number,
+            "doc_hash": f"{task}-{number}",
+            "kind": "new",
+            "fact": f"{task}-{number // 2}",
+            "correct": float(number < ITEMS // 2 or draw.random() < share),
+        }
+        for task in TASKS
+        for number in range(ITEMS)
+    ]
+    return pandas.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reference")
+    draw = numpy.random.default_rng(0)
+    for name, shares in RIGHT.items():
+        rows = {row["row"]: row for row in read_grid(RUNS / "grids" / f"{name}.yaml").rows}
+        for row, share in shares.items():
+            for seed in SEEDS[: 1 if row == "base" else None]:
+                place = folder / name / f"{row}-s{seed}"
+                place.mkdir(parents=True)
+                items = answers(share, draw)
+                items.to_parquet(place / "items.parquet")
+                result = run_of(rows[row], name, seed, items)
+                (place / "result.json").write_text(json.dumps(result))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def notebook(reference, tmp_path_factory):
+    place = tmp_path_factory.mktemp("read_the_tables")
+    return executed(NOTEBOOKS / "21_read_the_tables.ipynb", place, {"reference": str(reference)})
+
+
+def items_of(reference, grid, row, seed):
+    name = "base-s0" if row == "base" else f"{row}-s{seed}"
+    return pandas.read_parquet(reference / grid / name / "items.parquet")
+
+
+def mean_of(reference, grid, row, seed):
+    """Plain mean of the eight tasks, in percent."""
+    items = items_of(reference, grid, row, seed)
+    return 100 * items.groupby("task")["correct"].mean().mean()
+
+
+def over_seeds(reference, grid, row):
+    return numpy.mean([mean_of(reference, grid, row, seed) for seed in SEEDS])
+
+
+def test_a_picture_comes_first_and_nothing_is_on_stderr(notebook):
+    assert first_figures(
+        type(notebook)(cells=[x for x in notebook.cells if "injected" not in str(x.metadata)])
+    )
+    assert complaints(notebook) == []
+
+
+def test_the_first_picture_draws_every_row_with_its_mean(notebook, reference):
+    drawn = {
+        x: y
+        for trace in figures(notebook)[0].data
+        if trace.mode == "markers"
+        for x, y in zip(trace.x, trace.y, strict=True)
+    }
+    assert len(drawn) == 3
+    for row in ("share-b-4", "ss-2-1-2", "gt-0-4-8"):
+        assert drawn[COUNTS[row]] == pytest.approx(over_seeds(reference, "similar_budget", row))
+
+
+def test_grids_without_runs_are_named_with_their_command(notebook):
+    said = words(notebook)
+    for name in ("fair", "tied_lora", "range"):
+        assert f"papermill_runs/grids/{name}.yaml --seeds 5 --out papermill_runs/reference" in said
+    assert "**Does sharing beat LoRA at equal budget?** Not answered here" in said
+    assert "Still open, as their grids have not been run: fair, tied_lora." in said
+
+
+def test_the_leader_of_each_seed(notebook, reference):
+    table = with_column(notebook, "leads")
+    for seed in SEEDS:
+        rows = list(RIGHT["similar_budget"])[1:]
+        means = {row: mean_of(reference, "similar_budget", row, seed) for row in rows}
+        best, second = sorted(means.values(), reverse=True)[:2]
+        assert table.loc[seed, "leads"].startswith("BSLoRA (GT)") == (means["gt-0-4-8"] == best)
+        assert table.loc[seed, "ahead_by"] == pytest.approx(best - second, abs=0.006)
+
+
+def test_equal_budget_pairs_and_what_is_said_of_them(notebook, reference):
+    """GT has 1.2 times the parameters of ShareLoRA 4 and many more right; SS is level with it."""
+    table = next(x for x in tables(notebook) if {"smallest", "p_holm"} <= set(x.columns))
+    expected = [
+        over_seeds(reference, "similar_budget", row)
+        - over_seeds(reference, "similar_budget", "share-b-4")
+        for row in ("ss-2-1-2", "gt-0-4-8")
+    ]
+    assert list(table["difference"]) == pytest.approx(expected, abs=6e-4)
+    said = words(notebook)
+    assert re.search(r"BSLoRA \(SS\) 2,1,2 \(22,000\) and ShareLoRA 4 \(20,000\) are not disting", said)
+    gaps = [
+        mean_of(reference, "similar_budget", "gt-0-4-8", seed)
+        - mean_of(reference, "similar_budget", "share-b-4", seed)
+        for seed in SEEDS
+    ]
+    interval = stats.ttest_1samp(gaps, 0).confidence_interval(0.95)
+    row = table.iloc[1]
+    assert row["low"] <= interval.low + 1e-3 and row["high"] >= interval.high - 1e-3
+    assert (row["p_holm"] < 0.05) == ("BSLoRA (GT) 0,4,8 (24,000) is above ShareLoRA 4 (20,000)" in said)
+
+
+def test_places_are_means_over_the_fits_that_ran_in_all(notebook, reference):
+    found = [x for x in tables(notebook) if {"smallest", "p_holm"} <= set(x.columns)][1]
+    means = {
+        place: numpy.mean(
+            [over_seeds(reference, "placement", f"{place}-{fit}-2-4-16") for fit in ("ss", "gt")]
+        )
+        for place in ("attention", "mlp", "both")
+    }
+    pairs = [("mlp", "attention"), ("both", "attention"), ("both", "mlp")]
+    expected = [means[one] - means[other] for one, other in pairs]
+    assert list(found["difference"]) == pytest.approx(expected, abs=6e-4)
+    assert "Both and MLP are not distinguishable" in words(notebook)
+    assert "MLP is above Attention" in words(notebook)
+
+
+def test_the_smallest_difference_is_that_of_the_noncentral_t(notebook, reference):
+    """With a true difference of that size, 8 of 10 two-sided t tests at 5 % find it."""
+    table = [x for x in tables(notebook) if {"smallest", "p_holm"} <= set(x.columns)][1]
+    row = table.iloc[2]
+    half = (row["high"] - row["low"]) / 2
+    seeds, items = len(SEEDS) - 1, len(TASKS) * (ITEMS // 2 - 1)
+    ratios = []
+    for freedom in (seeds, items):
+        critical = stats.t.ppf(0.975, freedom)
+        shift = row["smallest"] / (half / critical)
+        ratios.append(1 - stats.nct.cdf(critical, freedom, shift))
+    assert min(ratios) - 0.05 < 0.8 < max(ratios) + 0.05
+    overview = with_column(notebook, "asked alone")
+    assert (overview["asked alone"] < overview["among all pairs"]).all()
+    rows = {name: len(shares) for name, shares in RIGHT.items()}
+    assert overview["pairs"].to_dict() == {
+        name: len(list(itertools.combinations(range(count), 2))) for name, count in rows.items()
+    }
+
+
+def test_the_scale_of_the_runs_stands_beside_the_papers(notebook):
+    table = with_column(notebook, "published")
+    numbers = table.drop(index="learning rate").astype(float)
+    assert numbers.loc["parameters of the base model"].tolist() == [1_700_000, 8_030_261_248]
+    assert numbers.loc["training steps"].tolist() == [240, 800]
+    assert numbers.loc["seeds"].tolist() == [3, 1]
+    assert numbers.loc["test items"].tolist() == [len(TASKS) * ITEMS, 22_419]
+
+
+def test_the_browser_has_a_static_table(notebook):
+    shown = [
+        output.data.get("text/html", "")
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    ]
+    assert any("Pareto front" in html and "BSLoRA (GT)" in html for html in shown)

@@ -1,0 +1,177 @@
+"""Which rows a question compares, and what is said of the outcome; results are made up by hand."""
+
+import numpy
+import pandas
+import pytest
+from scipy import stats
+from test_tables import GRID, TASKS, write_run
+
+from bslora_kit import tables
+from bslora_kit.figures import contrast_plot
+from bslora_kit.figures.style import style_name
+from bslora_kit.grid.finished import how_to_run, read_all, read_finished
+from bslora_kit.paths import ROOT
+from bslora_kit.tables.contrasts import Contrast, contrasts, smallest_of, summary, verdicts
+from bslora_kit.tables.questions import at_equal_budget, between_places, led_by_seed, of_variants
+
+
+def grid_of(*rows):
+    return {"rows": [{"row": row, "label": label, **more} for row, label, more in rows]}
+
+
+def table_of(counts):
+    return pandas.DataFrame(
+        {"row": list(counts), "parameters": list(counts.values()), "seeds": [1] * len(counts)}
+    ).astype({"parameters": "Int64"})
+
+
+def test_equal_budget_takes_the_nearest_row_within_a_quarter():
+    grid = grid_of(
+        ("base", "Base", {"method": "none"}),
+        ("lora-2", "LoRA", {"method": "lora", "ranks": [2]}),
+        ("lora-3", "LoRA", {"method": "lora", "ranks": [3]}),
+        ("ss", "BSLoRA (SS)", {"method": "bslora", "ranks": [2, 4, 16]}),
+        ("ke", "BSLoRA (KE)", {"method": "bslora", "ranks": [2, 8, 32]}),
+        ("share", "ShareLoRA", {"method": "share_lora", "ranks": [4]}),
+    )
+    counts = {"base": 0, "lora-2": 200, "lora-3": 300, "ss": 240, "ke": 374, "share": 376}
+    found = at_equal_budget(grid, table_of(counts), ["bslora", "share_lora"], ["lora"])
+    # 240 is 1.2 times 200 and 300 is 1.25 times 240; 374 is within 1.25 times 300, 376 is not.
+    assert [(x.rows_a, x.rows_b) for x in found] == [(("ss",), ("lora-2",)), (("ke",), ("lora-3",))]
+    assert found[0][:2] == ("BSLoRA (SS) 2,4,16 (240)", "LoRA 2 (200)")
+
+
+def test_equal_budget_stays_on_one_base():
+    grid = grid_of(
+        ("lora", "LoRA", {"method": "lora", "ranks": [2], "base_model": "small"}),
+        ("ss", "BSLoRA (SS)", {"method": "bslora", "ranks": [1, 1, 1], "base_model": "large"}),
+    )
+    assert at_equal_budget(grid, table_of({"lora": 10, "ss": 10}), ["bslora"], ["lora"]) == []
+
+
+def test_places_are_compared_on_the_fits_that_ran_in_all():
+    rows = [
+        (f"{p}-{fit}", f"{p}, BSLoRA ({fit})", {}) for p in ("Attention", "MLP", "Both") for fit in "SG"
+    ]
+    table = table_of(dict.fromkeys([row for row, _, _ in rows], 1))
+    assert between_places(grid_of(*rows), table)[1] == Contrast(
+        "Both", "Attention", ("Both-S", "Both-G"), ("Attention-S", "Attention-G")
+    )
+    table.loc[table["row"] == "MLP-G", "seeds"] = 0
+    assert [x.rows_a for x in between_places(grid_of(*rows), table)] == [
+        ("MLP-S",),
+        ("Both-S",),
+        ("Both-S",),
+    ]
+    table["seeds"] = 0
+    assert between_places(grid_of(*rows), table) == []
+
+
+def test_variants_are_paired_by_base_and_rank():
+    rows = [
+        (f"{base}-{variant}-{rank}", variant, {"variant": variant, "ranks": [rank], "base_model": base})
+        for base in ("small", "large")
+        for rank in (2, 8)
+        for variant in ("tl5", "tl6")
+    ]
+    found = of_variants(grid_of(*rows), table_of(dict.fromkeys([row for row, _, _ in rows], 1)))
+    assert [(x.rows_a[0], x.rows_b[0]) for x in found] == [
+        (f"{base}-tl6-{rank}", f"{base}-tl5-{rank}") for base in ("small", "large") for rank in (2, 8)
+    ]
+
+
+def test_the_leader_of_each_seed_leaves_out_rows_that_lack_one():
+    seeds = pandas.DataFrame(
+        [("a", 0, 60.0), ("b", 0, 62.0), ("c", 0, 70.0), ("a", 1, 63.0), ("b", 1, 59.5)],
+        columns=["method", "seed", "mean"],
+    )
+    found = led_by_seed(seeds)
+    assert found.to_dict("list") == {
+        "seed": [0, 1],
+        "leads": ["b", "a"],
+        "ahead_by": [2.0, 3.5],
+        "last": ["a", "b"],
+    }
+    assert len(led_by_seed(seeds.iloc[:1])) == 0
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """ShareLoRA answers 6 or 8 of 10 in a task, GT 6 or 7 and one more in one."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_run(folder, "base", 0, 3)
+    for seed, share, gate in ((0, 6, 6), (1, 8, 7)):
+        write_run(folder, "share-b-8", seed, share)
+        write_run(folder, "gt-2-4-16", seed, dict.fromkeys(TASKS, gate) | {"boolq": gate + 1})
+    return tables.read_results(folder)
+
+
+def test_a_group_answers_as_the_mean_of_its_rows(results):
+    asked = [
+        Contrast("trained", "base", ("share-b-8", "gt-2-4-16"), ("base",)),
+        Contrast("GT", "Share", ("gt-2-4-16",), ("share-b-8",)),
+        Contrast("missing", "base", ("lora-8",), ("base",)),
+    ]
+    found = contrasts(results, GRID, asked)
+    gate = numpy.array([60 + 10 / 8, 70 + 10 / 8])
+    assert found["a"].tolist() == ["trained", "GT"]
+    assert found["difference"].tolist() == pytest.approx([(70 + gate.mean()) / 2 - 30, gate.mean() - 70])
+    assert found.loc[1, "stderr_seeds"] == pytest.approx(stats.sem(gate - [60, 80]))
+    said = verdicts(found)
+    assert said[1].startswith("GT and Share are not distinguishable: -3.8 points, 95 % interval ")
+    assert f"of {found.loc[1, 'smallest']:.1f} points would have shown" in said[1]
+    assert summary(found.iloc[1:]).startswith("0 of 1 comparisons are distinguishable, Holm over the 1.")
+
+
+def test_verdicts_of_one_seed_say_so(results):
+    one = [result for result in results if result["run"]["seed"] == 0]
+    found = contrasts(one, GRID, [Contrast("Share", "base", ("share-b-8",), ("base",))])
+    assert found["distinguishable"].all()
+    assert verdicts(found)[0].startswith("Share is above base: +30.0 points, 95 % interval")
+    assert verdicts(found)[0].endswith("One seed: this holds for these runs and says nothing of others.")
+    assert summary(found).startswith("1 of 1 comparisons are distinguishable")
+    assert "Share above base (+30.0)" in summary(found)
+    assert verdicts(found.iloc[:0])[0].startswith("Nothing to compare")
+
+
+def test_the_smallest_difference_has_a_power_of_four_fifths():
+    frame = pandas.DataFrame({"stderr": [0.5, 0.5], "freedom": [4.0, 200.0]})
+    for comparisons in (1, 136):
+        for size, freedom in zip(smallest_of(frame, comparisons), frame["freedom"], strict=True):
+            critical = stats.t.isf(0.025 / comparisons, freedom)
+            assert stats.nct.sf(critical, freedom, size / 0.5) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_contrasts_are_drawn_with_their_verdicts(results):
+    asked = [
+        Contrast("Share", "base", ("share-b-8",), ("base",)),
+        Contrast("GT", "Share", ("gt-2-4-16",), ("share-b-8",)),
+    ]
+    found = contrasts(results, GRID, asked).assign(distinguishable=[True, False])
+    told, level = contrast_plot(found).data
+    assert list(told.x) == pytest.approx([40]) and list(level.x) == pytest.approx([-3.75])
+    assert list(level.y) == ["GT<br>less Share"]
+    assert contrast_plot(found).layout.title.text == "1 of 2 planned comparisons exceed the noise"
+    with pytest.raises(ValueError, match="there is no contrast to draw"):
+        contrast_plot(found.iloc[:0])
+
+
+def test_a_grid_that_has_not_run_is_named_with_its_command(tmp_path):
+    assert read_finished("similar_budget", tmp_path) is None
+    with pytest.raises(ValueError, match="holds no finished run of similar_budget, fair.*--seeds 5"):
+        read_all(["similar_budget", "fair"], tmp_path)
+    command = how_to_run("fair").split("`")[3]
+    grid = command.split()[3]
+    assert (ROOT / grid).is_file() and command.endswith("--out papermill_runs/reference")
+
+
+def test_methods_look_alike_wherever_they_are_put():
+    labels = {
+        "MLP, BSLoRA (SS)": "BSLoRA (SS)",
+        "BSLoRA (GT), gate 8": "BSLoRA (GT)",
+        "ShareLoRA (A)": "ShareLoRA",
+        "1-7B, Tied-LoRA (TL5)": "Tied-LoRA (TL5)",
+        "LoRA": "LoRA",
+        "Untouched base": None,
+    }
+    assert {label: style_name(label) for label in labels} == labels

@@ -12,7 +12,14 @@ from bslora_kit.figures.style import style_name
 from bslora_kit.grid.finished import how_to_run, read_all, read_finished
 from bslora_kit.paths import ROOT
 from bslora_kit.tables.contrasts import Contrast, contrasts, smallest_of, summary, verdicts
-from bslora_kit.tables.questions import at_equal_budget, between_places, led_by_seed, of_variants
+from bslora_kit.tables.questions import (
+    at_equal_budget,
+    between_places,
+    falling_rows,
+    led_by_seed,
+    led_in_words,
+    of_variants,
+)
 
 
 def grid_of(*rows):
@@ -92,7 +99,33 @@ def test_the_leader_of_each_seed_leaves_out_rows_that_lack_one():
         "ahead_by": [2.0, 3.5],
         "last": ["a", "b"],
     }
+    assert led_in_words(found) == "With 2 seeds 2 different rows lead: b, a."
+    assert led_in_words(found.assign(leads="b")) == "b leads with each of the 2 seeds."
+    assert led_in_words(found.iloc[:1]).startswith("There is one seed")
     assert len(led_by_seed(seeds.iloc[:1])) == 0
+
+
+def test_rows_that_fall_below_a_smaller_one_of_their_method():
+    table = pandas.DataFrame(
+        {
+            "row": ["share-8", "share-32", "ss", "ke"],
+            "method": ["ShareLoRA", "ShareLoRA", "BSLoRA (SS)", "BSLoRA (KE)"],
+            "parameters": [8, 32, 16, 64],
+            "lr": 0.012,
+        }
+    )
+    pairs = pandas.DataFrame(
+        {
+            "a": ["share-8", "share-32", "ke"],
+            "b": ["share-32", "ss", "ss"],
+            "difference": [4.0, -5.0, -6.0],
+            "distinguishable": True,
+        }
+    )
+    found = falling_rows(table, pairs)  # the others are pairs of two methods
+    assert found.to_numpy().tolist() == [["share-32", "share-8", -4.0, 0.012]]
+    assert len(falling_rows(table, pairs.assign(distinguishable=False))) == 0
+    assert len(falling_rows(table, pairs.assign(difference=-1.0))) == 0  # the larger row is the better
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +164,7 @@ def test_verdicts_of_one_seed_say_so(results):
     assert verdicts(found)[0].endswith("One seed: this holds for these runs and says nothing of others.")
     assert summary(found).startswith("1 of 1 comparisons are distinguishable")
     assert "Share above base (+30.0)" in summary(found)
+    assert summary(found).endswith("One seed: this holds for these runs and says nothing of others.")
     assert verdicts(found.iloc[:0])[0].startswith("Nothing to compare")
 
 

@@ -13,6 +13,8 @@ from bslora_kit.training import TrainingResult
 if TYPE_CHECKING:
     from bslora_kit.evaluation.scores import Evaluation
 
+_HASH_DIGITS = 16
+
 
 def save_adapter(model: Any, base_name: str, folder: Path) -> None:
     """Saves the adapter in one move.
@@ -32,9 +34,14 @@ def save_adapter(model: Any, base_name: str, folder: Path) -> None:
 
 
 def write_items(evaluation: Evaluation, path: Path) -> None:
-    """Writes one row a test item, as Parquet, in one move."""
+    """Writes one row a test item, as Parquet, in one move.
+
+    Of each doc_hash the first 16 hexadecimal digits are kept: 64 bits tell the items of a task apart, and
+    whole hashes, which do not compress, would be most of the file.
+    """
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    evaluation.items.to_parquet(beside, index=False)
+    items = evaluation.items.assign(doc_hash=evaluation.items["doc_hash"].str[:_HASH_DIGITS])
+    items.to_parquet(beside, index=False, compression="zstd")
     os.replace(beside, path)
 
 

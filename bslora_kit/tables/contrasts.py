@@ -22,6 +22,7 @@ from bslora_kit.tables.results import items_of
 
 SIGNIFICANT = 0.05  # largest chance of any false "distinguishable" among contrasts asked together
 POWER = 0.8  # chance of seeing a difference of the size in column smallest
+_ONE_SEED = "One seed: this holds for these runs and says nothing of others."
 _COLUMNS = (
     "a",
     "b",
@@ -118,12 +119,12 @@ def verdicts(found: pandas.DataFrame) -> list[str]:
                 f"{row.smallest:.1f} points would have shown in 8 of 10 such comparisons."
             )
         if row.seeds == 1:
-            said[-1] += " One seed: this holds for these runs and says nothing of others."
+            said[-1] += f" {_ONE_SEED}"
     return said
 
 
 def summary(found: pandas.DataFrame) -> str:
-    """What many contrasts say together, in two sentences.
+    """What many contrasts say together, in a few sentences.
 
     Args:
         found: from `contrasts`, at least one.
@@ -135,11 +136,12 @@ def summary(found: pandas.DataFrame) -> str:
     level = len(found) - len(told)
     said = f"{len(told)} of {len(found)} comparisons are distinguishable, Holm over the {len(found)}"
     said += f": {'; '.join(told)}." if told else "."
-    return (
+    said = (
         f"{said} {level} {'is' if level == 1 else 'are'} not distinguishable; a true difference of "
         f"{found['smallest'].min():.1f} to {found['smallest'].max():.1f} points would have shown in "
         "8 of 10 such comparisons."
     )
+    return f"{said} {_ONE_SEED}" if (found["seeds"] == 1).any() else said
 
 
 def smallest_of(found: pandas.DataFrame, comparisons: int = 1) -> pandas.Series:

@@ -3,6 +3,7 @@
     at_equal_budget    each sharing row against LoRA, or each BSLoRA row against ShareLoRA
     between_places     attention, MLP and both, over the fits
     of_variants        TL5 against TL6 on each base
+    falling_rows       rows below a smaller one of their method
     led_by_seed        what a table of one seed would have said
     scaled_down        how far a run is from the published protocol
 
@@ -91,6 +92,29 @@ def of_variants(grid: Mapping[str, Any], table: pandas.DataFrame) -> list[Contra
     ]
 
 
+def falling_rows(table: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.DataFrame:
+    """Rows that are distinguishably below a row of their method with fewer parameters.
+
+    More parameters of one kind should not hurt, so such a row tells of its learning rate or its steps
+    before it tells of its method.
+
+    Args:
+        table: from `results.table`.
+        pairs: from `pairs.comparisons`.
+
+    Returns:
+        Columns row, below (the smaller row), points (negative), lr; one row for each such pair.
+    """
+    rows = table.set_index("row")
+    found = []
+    for pair in pairs[pairs["distinguishable"]].itertuples():
+        low, high = (pair.a, pair.b) if pair.difference < 0 else (pair.b, pair.a)
+        same = rows.loc[low, "method"] == rows.loc[high, "method"]
+        if same and rows.loc[low, "parameters"] > rows.loc[high, "parameters"]:
+            found.append((low, high, -abs(pair.difference), rows.loc[low, "lr"]))
+    return pandas.DataFrame(found, columns=["row", "below", "points", "lr"])
+
+
 def led_by_seed(seeds: pandas.DataFrame) -> pandas.DataFrame:
     """The table that each seed alone would have given: who leads, by how much, and who is last.
 
@@ -113,6 +137,20 @@ def led_by_seed(seeds: pandas.DataFrame) -> pandas.DataFrame:
             "last": wide.idxmin(axis=1).to_numpy(),
         }
     )
+
+
+def led_in_words(led: pandas.DataFrame) -> str:
+    """How often the lead changes hands between seeds.
+
+    Args:
+        led: from `led_by_seed`.
+    """
+    leaders = list(dict.fromkeys(led["leads"]))
+    if len(led) < 2:
+        return "There is one seed, so nobody knows who leads with another."
+    if len(leaders) == 1:
+        return f"{leaders[0]} leads with each of the {len(led)} seeds."
+    return f"With {len(led)} seeds {len(leaders)} different rows lead: {', '.join(leaders)}."
 
 
 def scaled_down(results: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:

@@ -7,6 +7,7 @@ A config says what to adapt and how; `plan.plan_of(config, shapes)` says which t
 from __future__ import annotations
 
 import hashlib
+from copy import copy
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from numbers import Real
@@ -28,6 +29,7 @@ from bslora_kit.branches import Branch
 from bslora_kit.shapes import DEFAULT_TARGETS, Linear, Shapes, refuse_fused
 
 METHOD_NAME = "shared_lora"
+SETTINGS = ("branches", "scaling", "frozen_seed")  # decide the update beside the weights
 
 
 def _peft_type(name: str) -> PeftType:
@@ -70,7 +72,8 @@ class SharedLoraConfig(PeftConfig):
         weights_sha256: of the weights beside a saved config.
 
     `get_peft_model` writes the targets that it matched, `fan_in_fan_out` and `adapted_linears` into the
-    config, and saving writes `weights_sha256`. Loading compares both where the file has them.
+    config, and saving writes `weights_sha256`. Loading compares both where the file has them, the
+    checksum for a local folder alone.
 
     Raises:
         ValueError: for a config that adapts nothing or holds a value out of range.
@@ -96,6 +99,7 @@ class SharedLoraConfig(PeftConfig):
     # file names, since the field has those of the model at hand. Not fields.
     awaits_weights: ClassVar[bool] = False
     linears_in_file: ClassVar[dict[str, str] | None] = None
+    settings_in_file: ClassVar[dict[str, Any] | None] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -146,6 +150,7 @@ class SharedLoraConfig(PeftConfig):
             return config
         config.awaits_weights = True
         config.linears_in_file = config.adapted_linears
+        config.settings_in_file = {name: copy(getattr(config, name)) for name in SETTINGS}
         weights = Path(pretrained_model_name_or_path, subfolder or "", SAFETENSORS_WEIGHTS_NAME)
         if weights.is_file():
             try:

@@ -26,7 +26,7 @@ from bslora_kit.grid.engine import End
 from bslora_kit.grid.estimate import Expected, expected_seconds
 from bslora_kit.grid.file import read_grid
 from bslora_kit.grid.options import assignment, parser
-from bslora_kit.grid.rows import clear, rows_of
+from bslora_kit.grid.rows import again, rows_of
 from bslora_kit.grid.status_lines import StatusLines
 from bslora_kit.jobs import profiles
 from bslora_kit.jobs.parameters import DEFAULTS, METHODS, branches_of, resolve
@@ -215,17 +215,31 @@ def test_only_a_result_with_the_same_parameters_is_done(tmp_path, capsys):
     assert (lora.folder / "result.json").is_file()
 
 
-def test_again_removes_the_rows_that_it_names(tmp_path):
+def test_again_marks_the_rows_that_it_names(tmp_path):
     for row in rows_in(tmp_path):
         write_result(row)
     rows = rows_in(tmp_path)
     with pytest.raises(ValueError, match="lora-3.*base, lora-2, and all"):
-        clear(rows, ["lora-3"])
-    clear(rows, ["lora-2"])
+        again(rows, ["lora-3"])
+    assert again(rows, ["lora-2"]) == [rows[1]]
     assert [row.state for row in rows] == ["done", "missing"]
-    assert not rows[1].folder.exists()
-    clear(rows, ["all"])
+    assert again(rows, ["all"]) == rows
     assert [row.state for row in rows] == ["missing", "missing"]
+
+
+def test_again_removes_nothing_before_the_grid_runs(tmp_path):
+    grid_file(tmp_path, ROWS)
+    for row in rows_in(tmp_path):
+        write_result(row)
+    assert grid_command.main(command(tmp_path, "--again", "all", "--dry-run")) == 0
+    assert all((row.folder / "result.json").is_file() for row in rows_in(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["seed=3", "row=x", "profile=paper", "out_dir=x"])
+def test_set_refuses_what_another_option_says(tmp_path, capsys, text):
+    grid_file(tmp_path, ROWS)
+    assert grid_command.main(command(tmp_path, "--set", text)) == 2
+    assert f"--set {text}: " in capsys.readouterr().err
 
 
 def test_a_misspelt_method_fails_alone_and_a_finished_grid_ends_with_its_table(tmp_path, capsys):

@@ -158,6 +158,7 @@ def test_the_device_is_what_nvidia_smi_says_of_the_first_visible_gpu(monkeypatch
     monkeypatch.setattr(
         estimate.subprocess, "run", lambda command, **options: asked.extend(command) or Shown
     )
+    monkeypatch.setattr(estimate.shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert estimate.device() == Device("NVIDIA A100-SXM4-80GB", "cuda", 80 * GIB, 2)
     assert "--id=3" in asked

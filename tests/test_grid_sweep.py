@@ -10,6 +10,7 @@ import math
 import shutil
 import time
 import types
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -227,6 +228,21 @@ def test_options_that_do_not_go_together_are_refused(tmp_path, capsys, engine, a
     grid_file(tmp_path, ROWS)
     assert grid_command.main(command(tmp_path, *arguments)) == 2
     assert words in capsys.readouterr().err and not engine.started
+
+
+def test_one_method_is_swept_by_one_row(tmp_path, capsys, engine):
+    row = "{row: lora-%s, method: lora, ranks: [%s], vary: {lr: [0.1, 0.2]}}"
+    grid_file(tmp_path, f"rows: [{row % (2, 2)}, {row % (4, 4)}]")
+    assert grid_command.main(command(tmp_path, "--sweep")) == 2
+    assert "rows lora-2 and lora-4 both vary the rate of lora" in capsys.readouterr().err
+
+
+def test_a_profile_that_names_no_split_is_not_swept(tmp_path, capsys, engine, monkeypatch):
+    profile = replace(profiles.load_profile("tiny"), sweep={})
+    monkeypatch.setattr(grid_command, "load_profile", lambda name: profile)
+    grid_file(tmp_path, ROWS)
+    assert grid_command.main(command(tmp_path, "--sweep")) == 2
+    assert "does not say on which split" in capsys.readouterr().err and not engine.started
 
 
 def test_a_grid_without_methods_cannot_be_swept(tmp_path, capsys, engine):

@@ -15,9 +15,7 @@ from typing import Any
 from peft import PeftModel
 
 from bslora_kit.adapters.matching import linears_difference
-from bslora_kit.methods import SharedLoraConfig
-
-_SETTINGS = ("branches", "scaling", "frozen_seed")  # decide the update beside the weights
+from bslora_kit.methods import SETTINGS, SharedLoraConfig
 
 
 def check_settings_on_reload() -> None:
@@ -44,8 +42,8 @@ def _compare(
 ) -> None:
     """Refuses the adapter in a folder if it was saved with other settings than `config` has.
 
-    A config that awaits weights was read from a file and may have been changed on purpose; only its
-    linears are compared, once the weights are there (`SharedLoraModel`).
+    A config that awaits weights was read from a file. Had that file the settings of this one, then what
+    differs now was changed on purpose; only its linears are compared, by `SharedLoraModel`.
 
     Raises:
         ValueError: if a setting differs or the weights are not those that were saved.
@@ -55,9 +53,10 @@ def _compare(
         return  # the entries of its file do not fit, which is said when they are compared
     if config.awaits_weights:
         config.linears_in_file = saved.adapted_linears
-        return
+        if config.settings_in_file == saved.settings_in_file:
+            return
     problem = linears_difference(saved.adapted_linears, config.adapted_linears)
-    for setting in _SETTINGS:
+    for setting in SETTINGS:
         here, there = getattr(config, setting), getattr(saved, setting)
         if here != there and not problem:
             problem = f"it was saved with {setting} {there!r} and the adapter here has {here!r}"
@@ -65,5 +64,5 @@ def _compare(
         raise ValueError(
             f"{folder} does not fit adapter {name!r}: {problem}. Loading under a name that is there "
             f"keeps its settings; load under another name, or call delete_adapter({name!r}) first. The "
-            "model is unchanged"
+            "weights that are here stay as they were"
         )

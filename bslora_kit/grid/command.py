@@ -20,6 +20,7 @@ With --engine ray the jobs run on the machines of a Ray cluster (see `bslora_kit
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -35,7 +36,7 @@ from bslora_kit.grid.file import Grid, read_grid
 from bslora_kit.grid.local import LocalEngine
 from bslora_kit.grid.options import LOCAL_JOBS, assignment, check_options, parser
 from bslora_kit.grid.report import report
-from bslora_kit.grid.rows import Row, clear, rows_of
+from bslora_kit.grid.rows import Row, again, rows_of
 from bslora_kit.grid.status_lines import StatusLines, describe
 from bslora_kit.grid.takeover import equal_runs, take_over
 from bslora_kit.jobs.parameters import UNTRAINED
@@ -59,13 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         profile = load_profile(options.profile)
         grid, common = _grid(options, profile)
         rows = _rows(grid, options, common)
-        clear(rows, options.again)
+        cleared = again(rows, options.again)
         _refuse_conflicts(rows)
         engine = _engine(options)
         if options.dry_run:
-            _dry_run(grid, rows, profile, engine, options)
+            _dry_run(grid, rows, cleared, profile, engine, options)
             return 0
-        _take_over(rows, options)
+        for row in cleared:
+            shutil.rmtree(row.folder, ignore_errors=True)
+        _take_over([row for row in rows if row not in cleared], options)
     except (ValueError, OSError) as error:
         print(f"bslora_kit.grid: {error}", file=sys.stderr)
         return EXIT_REFUSED
@@ -96,8 +99,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
-def _dry_run(grid: Grid, rows: list[Row], profile: Profile, engine: Engine, options: Any) -> None:
-    equal = equal_runs(rows, options.out.resolve())
+def _dry_run(
+    grid: Grid,
+    rows: list[Row],
+    cleared: Sequence[Row],
+    profile: Profile,
+    engine: Engine,
+    options: Any,
+) -> None:
+    equal = equal_runs([row for row in rows if row not in cleared], options.out.resolve())
     # A row whose data are still to be fetched counts too.
     counted = [row for row in rows if row.resolved and row.state in ("missing", "failed")]
     to_do = [row for row in counted if row.name not in equal]
@@ -198,6 +208,11 @@ def _grid(options: Any, profile: Profile) -> tuple[Grid, dict[str, Any]]:
     grid = read_grid(options.grid)
     common: dict[str, Any] = {"profile": options.profile}
     if options.sweep:
+        if "split" not in profile.sweep:
+            raise ValueError(
+                f"--sweep: profile {profile.name} does not say on which split rates are chosen; give it "
+                "sweep: {split: validation}, so that test items stay unseen"
+            )
         common |= profile.sweep
     if options.quick:
         common |= profile.quick

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ class Device:
 def device() -> Device:
     """The GPUs that jobs may use, or else this machine's memory; without importing torch."""
     gpus = visible_gpus()
-    if gpus:
+    if gpus and shutil.which("nvidia-smi"):
         query = ["nvidia-smi", f"--id={gpus[0]}", "--query-gpu=name,memory.total"]
         shown = subprocess.run(
             [*query, "--format=csv,noheader,nounits"], capture_output=True, text=True, check=True

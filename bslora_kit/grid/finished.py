@@ -77,14 +77,17 @@ def read_all(names: Sequence[str], folder: Path | str = REFERENCE) -> dict[str, 
     folder = RUNS.parent / folder
     runs = {name: read_finished(name, folder) for name in names}
     if not any(runs.values()):
-        raise ValueError(f"{folder} holds no finished run of {', '.join(names)}. {how_to_run(names[0])}")
+        raise ValueError(
+            f"{folder} holds no finished run of {', '.join(names)}. {how_to_run(names[0], folder)}"
+        )
     return {name: run for name, run in runs.items() if run}
 
 
-def how_to_run(name: str) -> str:
-    """Says that a grid has not run, and which command runs it."""
+def how_to_run(name: str, folder: Path | str = REFERENCE) -> str:
+    """Says that a grid has not run in a folder of grids, and which command runs it there."""
+    place = RUNS.parent / folder
+    out = place.relative_to(RUNS.parent) if place.is_relative_to(RUNS.parent) else place
     return (
-        f"`papermill_runs/reference/{name}` holds no finished run. This makes it, and goes on where it "
-        f"was stopped: `python -m bslora_kit.grid papermill_runs/grids/{name}.yaml --seeds {_SEEDS} "
-        "--out papermill_runs/reference`"
+        f"`{out}/{name}` holds no finished run. This makes it, and goes on where it was stopped: "
+        f"`python -m bslora_kit.grid papermill_runs/grids/{name}.yaml --seeds {_SEEDS} --out {out}`"
     )

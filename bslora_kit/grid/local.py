@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 from types import TracebackType
 from typing import Self
 
@@ -94,11 +95,13 @@ class LocalEngine:
 def visible_gpus() -> list[str]:
     """The NVIDIA GPUs that this process may use, by index or UUID, without loading CUDA.
 
-    CUDA_VISIBLE_DEVICES where it is set, else what nvidia-smi lists.
+    CUDA_VISIBLE_DEVICES where it is set, else what nvidia-smi lists. As CUDA does, it ignores -1 and all
+    that stands behind it.
     """
     chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
     if chosen is not None:
-        return [gpu for gpu in chosen.split(",") if gpu.strip()]
+        named = (gpu.strip() for gpu in chosen.split(","))
+        return [gpu for gpu in takewhile(lambda gpu: gpu != "-1", named) if gpu]
     if shutil.which("nvidia-smi") is None:
         return []
     command = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]

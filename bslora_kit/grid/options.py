@@ -14,6 +14,12 @@ from bslora_kit.jobs.rates import PUBLISHED
 
 LOCAL_JOBS = 2
 OF_RAY = ("address", "cpus_per_job", "gpus_per_job")
+_SAID_BY = {
+    "profile": "--profile",
+    "seed": "--seeds or --seed-list",
+    "out_dir": "--out",
+    **dict.fromkeys(("row", "grid", "label"), "the grid file"),
+}
 _LEAST = {
     "jobs": 1,
     "seeds": 1,
@@ -50,6 +56,8 @@ def assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or name not in DEFAULTS:
         raise ValueError(f"--set {text}: expected name=value with one of {', '.join(DEFAULTS)}")
+    if name in _SAID_BY:
+        raise ValueError(f"--set {text}: {_SAID_BY[name]} says this; use that")
     parsed = yaml.safe_load(value)
     if isinstance(DEFAULTS[name], str) or not isinstance(parsed, str):
         return name, parsed

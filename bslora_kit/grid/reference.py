@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bslora_kit.grid.command import EXIT_REFUSED, main
+from bslora_kit.grid.command import EXIT_INTERRUPTED, EXIT_REFUSED, main
 from bslora_kit.jobs.profiles import read_yaml
 from bslora_kit.paths import RUNS
 
@@ -37,23 +37,30 @@ def listed(folder: Path = REFERENCE) -> list[list[str]]:
         grid = RUNS / "grids" / f"{name}.yaml"
         if not grid.is_file():
             raise ValueError(f"{path}: no grid {name} in papermill_runs/grids")
-        if not isinstance(how, dict) or not how.get("seeds") or set(how) - {"seeds", "sweep"}:
+        seeds = how.get("seeds") if isinstance(how, dict) else None
+        if not seeds or not isinstance(seeds, list) or set(how) - {"seeds", "sweep"}:
             raise ValueError(
                 f"{path}: {name}: {how!r}; expected seeds, a list, and sweep: true for a sweep of rates"
             )
-        seeds = [str(seed) for seed in how["seeds"]]
-        commands.append([str(grid), "--seed-list", *seeds, *["--sweep"] * bool(how.get("sweep"))])
+        sweep = ["--sweep"] * bool(how.get("sweep"))
+        commands.append([str(grid), "--seed-list", *map(str, seeds), *sweep])
     return commands
 
 
 def resume(options: Sequence[str], folder: Path = REFERENCE) -> int:
-    """Runs the command of each grid; returns the highest exit status."""
+    """Runs the command of each grid until one is refused or stopped; returns the highest exit status."""
     try:
         commands = listed(folder)
     except ValueError as error:
         print(f"bslora_kit.grid.reference: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    return max([main([*command, "--out", str(folder), *options]) for command in commands], default=0)
+    worst = 0
+    for command in commands:
+        status = main([*command, "--out", str(folder), *options])
+        worst = max(worst, status)
+        if status in (EXIT_REFUSED, EXIT_INTERRUPTED):
+            break
+    return worst
 
 
 if __name__ == "__main__":

@@ -91,8 +91,12 @@ def best_lines(grid: Grid, results: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["Best of the values that were tried, by mean score:"]
     for of, tried in best.items():
         texts = [
-            f"{', '.join(f'{name} {value:g}' for name, value in values.items())} ({100 * mean:.2f} %)"
+            f"{', '.join(f'{name} {_text(x)}' for name, x in values.items())} ({100 * mean:.2f} %)"
             for mean, values in tried
         ]
         lines.append(f"  {of:{width}}  {texts[0]}; then {', '.join(texts[1:]) or 'none'}")
     return lines
+
+
+def _text(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)

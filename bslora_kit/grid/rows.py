@@ -6,7 +6,6 @@ The to-do list is what has no result: nothing else is remembered between two cal
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -80,8 +79,8 @@ def rows_of(jobs: Sequence[Mapping[str, Any]]) -> list[Row]:
     return rows
 
 
-def clear(rows: Sequence[Row], names: Sequence[str]) -> None:
-    """Removes the folders of rows that are to run again.
+def again(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """Marks rows that are to run again as missing, and returns them; their folders stay as they are.
 
     Args:
         rows: from `rows_of`.
@@ -90,6 +89,7 @@ def clear(rows: Sequence[Row], names: Sequence[str]) -> None:
     Raises:
         ValueError: for a name that no row has, or a row that another process is at.
     """
+    marked: dict[str, Row] = {}
     for name in names:
         chosen = [row for row in rows if name in ("all", row.name, row.asked["row"])]
         if not chosen:
@@ -98,6 +98,7 @@ def clear(rows: Sequence[Row], names: Sequence[str]) -> None:
         for row in chosen:
             if is_locked(row.folder):
                 raise ValueError(f"--again {name}: another process is at {row.folder}; end it first")
-            shutil.rmtree(row.folder, ignore_errors=True)
+            marked[row.name] = row
             if row.state != "failed":
                 row.state, row.problem, row.result = "missing", "", {}
+    return list(marked.values())

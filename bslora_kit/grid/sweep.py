@@ -38,16 +38,23 @@ def sweep_grid(grid: Grid, common: Mapping[str, Any]) -> Grid:
         common: parameters of every row, such as the profile and its `sweep`.
 
     Raises:
-        ValueError: for a row whose parameters are not valid, or if no row is trained.
+        ValueError: for a row whose parameters are not valid, if no row is trained, or if two rows vary
+            the rate of one method.
     """
     rows: list[dict[str, Any]] = []
     seen: set[tuple[str, str]] = set()
+    swept: dict[tuple[str, str], str] = {}
     trained = [row for row in grid.rows if row["method"] != UNTRAINED]
     for row in sorted(trained, key=lambda row: _swept(row) is None):
         own_values = {name: value for name, value in row.items() if name in DEFAULTS}
         given = resolve({**DEFAULTS, **grid.parameters, **own_values, **common})
         method = (given["base_model"], rate_key(given))
-        if _swept(row):
+        if of := _swept(row):
+            if swept.setdefault(method, of) != of:
+                raise ValueError(
+                    f"--sweep: rows {swept[method]} and {of} both vary the rate of {method[1]} on "
+                    f"{method[0]}, which has one; leave `vary` to one of them"
+                )
             rows.append(row)
         elif method not in seen:
             rows += [_with_rate(row, row["row"], given["lr"] * factor) for factor in _AROUND]

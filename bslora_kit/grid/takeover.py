@@ -41,7 +41,7 @@ def equal_runs(rows: Sequence[Row], out: Path) -> dict[str, Path]:
     finished = [
         (path.parent, json.loads(path.read_text(encoding="utf-8"))["run"])
         for path in sorted(out.glob("*/*/result.json"))
-        if (path.parent / "items.parquet").is_file()
+        if _is_whole(path.parent / "items.parquet")
     ]
     found: dict[str, Path] = {}
     for row in missing:
@@ -50,6 +50,11 @@ def equal_runs(rows: Sequence[Row], out: Path) -> dict[str, Path]:
                 found[row.name] = folder
                 break
     return found
+
+
+def _is_whole(items: Path) -> bool:
+    """Whether a Parquet file is there and was written to its end."""
+    return items.is_file() and items.read_bytes()[-4:] == b"PAR1"
 
 
 def take_over(row: Row, source: Path) -> bool:

@@ -36,8 +36,8 @@ def save_adapter(model: Any, base_name: str, folder: Path) -> None:
 def write_items(evaluation: Evaluation, path: Path) -> None:
     """Writes one row a test item, as Parquet, in one move.
 
-    Of each doc_hash the first 16 hexadecimal digits are kept: 64 bits tell the items of a task apart, and
-    whole hashes, which do not compress, would be most of the file.
+    Of each doc_hash the first 16 hexadecimal digits are kept: 64 bits tell the items of a task apart,
+    and whole hashes, which do not compress, would be most of the file.
     """
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
     items = evaluation.items.assign(doc_hash=evaluation.items["doc_hash"].str[:_HASH_DIGITS])

@@ -249,6 +249,15 @@ def test_a_reload_under_the_same_name_compares_settings(tmp_path, setting, metho
     assert torch.equal(logits(model), logits(adapted("llama", "slice")))
 
 
+def test_a_model_made_from_a_saved_config_refuses_weights_of_other_settings(tmp_path):
+    for name, scaling in (("two", 2.0), ("four", 4.0)):
+        adapted("llama", "slice", scaling=scaling).save_pretrained(tmp_path / name)
+    model = get_peft_model(base_model("llama"), SharedLoraConfig.from_pretrained(tmp_path / "two"))
+    refused(model, tmp_path / "four", "saved with scaling 4.0 .*load under another name", "default")
+    model.load_adapter(tmp_path / "two", "default")
+    assert torch.equal(logits(model), logits(adapted("llama", "slice")))
+
+
 def test_settings_read_from_a_file_may_be_changed_before_loading(tmp_path):
     adapted("llama", "slice").save_pretrained(tmp_path)
     config = SharedLoraConfig.from_pretrained(tmp_path)

@@ -67,7 +67,14 @@ def test_another_column_moves_the_same_traces(browser):
     assert points(browser.figure)["Llama 1-13B Tied_lora (tl5) 8"] == (548_864, 77.92)
     assert browser.figure.layout.yaxis.title.text == "boolq"
     assert browser.figure.layout.xaxis.type == "linear"
+    assert browser.figure.layout.xaxis.tickformat is None
     assert "boolq" in browser.words.value and "77.92" in browser.words.value
+
+
+def test_ticks_of_a_log_axis_are_whole_numbers_with_a_unit_or_small_ones(browser):
+    assert browser.figure.layout.xaxis.tickformat == "~s"  # 20M
+    browser.controls["x"].value = "ratio"
+    assert browser.figure.layout.xaxis.tickformat == "~g"  # 0.02
 
 
 def test_filters_leave_what_they_say(browser, frame):

@@ -51,7 +51,7 @@ def budget_by_scope(budget: Budget) -> go.Figure:
             y=["adapter"],
             orientation="h",
             name=words,
-            marker_color=colour,
+            marker={"color": colour, "pattern": {"shape": SCOPE_PATTERNS[scope], "fgcolor": "white"}},
             hovertemplate="%{fullData.name}: %{x:,}<extra></extra>",
         )
     figure.update_layout(barmode="stack", height=250, margin={"l": 30, "b": 90})

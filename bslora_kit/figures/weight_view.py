@@ -53,7 +53,7 @@ def weight_view(
         height=580,
         margin={"l": 75, "r": 20, "t": 90, "b": 90},
         title={"font": {"size": 15}, "y": 0.98, "yanchor": "top"},
-        coloraxis={"colorscale": "RdBu", "colorbar": {"title": "value", "len": 0.6, "y": 0.72}},
+        coloraxis={"colorscale": "RdBu_r", "colorbar": {"title": "value", "len": 0.6, "y": 0.72}},
         legend={"orientation": "h", "y": -0.14, "yanchor": "top"},
     )
     figure.update_xaxes(title="number of the singular value", row=2, col=1)

@@ -202,7 +202,11 @@ class ResultsBrowser:
         """The figure of the shown rows, without a widget."""
         view = self._shown
         figure = scatter_with_front(self.rows, view.x, view.y, view.x in COSTS)
-        figure.update_xaxes(type="log" if view.log else "linear", dtick="D2" if view.log else None)
+        # Without a format Plotly labels what lies between powers of ten by a digit alone.
+        labels = "~s" if self.rows[view.x].max() >= 1000 else "~g"
+        figure.update_xaxes(
+            type="log" if view.log else "linear", tickformat=labels if view.log else None
+        )
         return figure
 
     def _repr_mimebundle_(self, **arguments: Any) -> Any:
@@ -228,10 +232,13 @@ class ResultsBrowser:
         front = self.rows.loc[self.rows["on_front"], "label"]
         if len(front):
             said.append(f"On the Pareto front: {', '.join(front)}.")
+        if any(f"{name} error" in self.rows for name in (self._shown.x, self._shown.y)):
+            said.append("Bars are 95 % intervals; ± is one standard error.")
         self.words.value = html_table(columns_shown(self.rows, self._shown), said, problem)
         data = base64.b64encode(self.csv.encode()).decode()
         self.download.value = (
-            f'<a download="results.csv" href="data:text/csv;base64,{data}">'
+            '<a style="text-decoration: underline; color: var(--jp-content-link-color)" '
+            f'download="results.csv" href="data:text/csv;base64,{data}">'
             f"Save these {len(self.rows)} rows as CSV</a>"
         )
 
@@ -239,18 +246,31 @@ class ResultsBrowser:
 def _make_controls(frame: pandas.DataFrame) -> dict[str, widgets.Widget]:
     """Name of a field of `View` -> its control; every control is announced by its description."""
     columns, start = number_columns(frame), View()
+    fitting = widgets.Layout(width="auto")
     methods = list(dict.fromkeys(frame["method"]))
     x = start.x if start.x in columns else columns[0]
     y = start.y if start.y in columns else columns[-1]
     return {
-        "x": widgets.Dropdown(description="across (x)", options=columns, value=x, style=WIDE_NAME),
-        "y": widgets.Dropdown(description="up (y)", options=columns, value=y, style=WIDE_NAME),
-        "log": widgets.Checkbox(description="logarithmic x", value=True, indent=False),
-        "method": widgets.Dropdown(description="method", options=[ANY, *methods], style=WIDE_NAME),
-        "contains": widgets.Text(description="row contains", style=WIDE_NAME, continuous_update=False),
-        "least": widgets.Text(description="least y", style=WIDE_NAME, continuous_update=False),
-        "most": widgets.Text(description="most y", style=WIDE_NAME, continuous_update=False),
+        "x": widgets.Dropdown(
+            description="across (x)", options=columns, value=x, style=WIDE_NAME, layout=fitting
+        ),
+        "y": widgets.Dropdown(
+            description="up (y)", options=columns, value=y, style=WIDE_NAME, layout=fitting
+        ),
+        "log": widgets.Checkbox(description="logarithmic x", value=True, indent=False, layout=fitting),
+        "method": widgets.Dropdown(
+            description="method", options=[ANY, *methods], style=WIDE_NAME, layout=fitting
+        ),
+        "contains": _field("row contains", "220px"),
+        "least": _field("least y", "150px"),
+        "most": _field("most y", "150px"),
     }
+
+
+def _field(name: str, width: str) -> widgets.Text:
+    """A field that answers when it is left or Enter is pressed."""
+    layout = widgets.Layout(width=width)
+    return widgets.Text(description=name, style=WIDE_NAME, layout=layout, continuous_update=False)
 
 
 def _labelled(frame: pandas.DataFrame) -> pandas.DataFrame:

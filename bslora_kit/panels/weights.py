@@ -177,4 +177,5 @@ class WeightExplorer:
 
 
 def _menu(name: str, options: list[Any]) -> widgets.Dropdown:
-    return widgets.Dropdown(description=name, options=options, style=WIDE_NAME)
+    layout = widgets.Layout(width="auto")
+    return widgets.Dropdown(description=name, options=options, style=WIDE_NAME, layout=layout)

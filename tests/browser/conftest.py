@@ -30,6 +30,7 @@ from bslora_kit.paths import NOTEBOOKS
 
 START_SECONDS = 180  # the server beside other tests
 RUN_MILLISECONDS = 300_000  # all cells of a notebook beside other tests
+CONTROLS = "button|checkbox|combobox|link|listbox|slider|spinbutton|textbox"  # roles
 SETTINGS = {  # what JupyterLab would ask, fetch or leave undrawn
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "notebook-extension/tracker": {"windowingMode": "none"},
@@ -98,6 +99,24 @@ class NotebookPage:
         text = self.page.locator(".jp-Notebook").inner_text()
         broken = re.findall(r"Error (?:displaying|creating) widget[^\n]*|Javascript Error[^\n]*", text)
         return [*shown, *broken, *self.failures]
+
+    def pictures(self, title: str) -> Any:
+        """Figures that are no widgets, by words of their title.
+
+        Args:
+            title: a part of one line of it.
+        """
+        return self.page.locator(".jp-RenderedPlotly.js-plotly-plot").filter(has_text=title)
+
+    def unnamed_controls(self) -> list[str]:
+        """Controls of widgets that a screen reader cannot name: lines of the accessibility tree."""
+        panels = self.page.locator(
+            ".jp-OutputArea-output .jupyter-widgets:not(.jupyter-widgets *)"
+        ).all()
+        lines = [line.strip() for panel in panels for line in panel.aria_snapshot().splitlines()]
+        controls = [line for line in lines if re.match(rf"- ({CONTROLS})\b", line)]
+        assert controls, "there is no control in the widgets of this notebook"
+        return [line for line in controls if not re.match(r'- \w+ "', line)]
 
     def foreign_requests(self) -> list[str]:
         """Addresses asked for that are not on this machine."""

@@ -307,4 +307,4 @@ def test_the_demos_rates_are_the_best_of_the_committed_runs():
     assert set(entries) == set(scores)
     for method, tried in scores.items():
         assert entries[method]["lr"] == max(tried, key=tried.__getitem__)
-        assert entries[method]["scores"] == pytest.approx(tried, abs=0.005)
+        assert entries[method]["scores"] == pytest.approx(tried, abs=0.0051)  # two decimals

@@ -198,7 +198,8 @@ def items_of(result: Mapping[str, Any]) -> pandas.DataFrame:
     """
     path = Path(result["folder"]) / "items.parquet"
     if not path.is_file():
-        raise ValueError(f"{path} is missing; run the row again to compare item by item")
+        name = "/".join(path.parts[-3:])  # a table is passed on; where it was made is no part of it
+        raise ValueError(f"{name} is missing; run the row again to compare item by item")
     items = pandas.read_parquet(path)
     eight = items["task"].str.removeprefix("mini_").isin(TASKS)
     return items[eight] if eight.any() else items

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import time
+import types
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas
 
-from bslora_kit import published
+from bslora_kit import paths, published
+from bslora_kit.grid.engine import End
 from bslora_kit.grid.file import read_grid
 from bslora_kit.grid.rows import rows_of
+from bslora_kit.jobs import profiles
 
 ROWS = """
 title: Two
@@ -67,3 +72,34 @@ def write_items(row, mean: float) -> None:
 def rows_in(tmp_path: Path) -> list:
     jobs = read_grid(grid_file(tmp_path)).jobs([0], str(tmp_path / "runs"), {"profile": "tiny"})
     return rows_of(jobs)
+
+
+def use_world(data: Path, monkeypatch) -> Path:
+    """Has grids and jobs read a tiny world in place of the shipped data."""
+    monkeypatch.setattr(paths, "DATA", data)
+    monkeypatch.setattr(paths, "BASE", data / "base")
+    monkeypatch.setattr(profiles, "FOLDER", data / "profiles")
+    return data
+
+
+class WritingEngine:
+    """An engine whose jobs end at once, with a result of the mean that a function gives its row."""
+
+    side_by_side, at_most = 2, 2
+
+    def __init__(self, mean_of: Callable[..., float]):
+        self.started: list[str] = []
+        self._mean_of = mean_of
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def start(self, row):
+        self.started.append(row.name)
+        mean = self._mean_of(row)
+        write_result(row, mean)
+        write_items(row, mean)
+        return types.SimpleNamespace(began=time.monotonic(), poll=lambda: End(0), stop=lambda: None)

@@ -14,7 +14,7 @@ import types
 from pathlib import Path
 
 import pytest
-from grid_files import ROWS, command, grid_file, rows_in, write_items, write_result
+from grid_files import ROWS, command, grid_file, rows_in, use_world, write_items, write_result
 from tiny_world import make_world
 
 from bslora_kit import paths, published, shapes
@@ -43,10 +43,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def world(data, monkeypatch) -> Path:
-    monkeypatch.setattr(paths, "DATA", data)
-    monkeypatch.setattr(paths, "BASE", data / "base")
-    monkeypatch.setattr(profiles, "FOLDER", data / "profiles")
-    return data
+    return use_world(data, monkeypatch)
 
 
 # ---- grid files --------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from grid_files import use_world
 from tiny_world import make_world
 
-from bslora_kit import paths
 from bslora_kit.grid import command as grid_command
 from bslora_kit.grid import estimate
 from bslora_kit.grid.estimate import Device, expected_seconds, lines, training_bytes
@@ -41,10 +41,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def world(data, monkeypatch) -> Path:
-    monkeypatch.setattr(paths, "DATA", data)
-    monkeypatch.setattr(paths, "BASE", data / "base")
-    monkeypatch.setattr(profiles, "FOLDER", data / "profiles")
-    return data
+    return use_world(data, monkeypatch)
 
 
 def paper_rows(folder: Path, **common) -> list:

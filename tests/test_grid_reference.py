@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import time
-import types
 from pathlib import Path
 
 import pytest
-from grid_files import ROWS, write_items, write_result
+from grid_files import ROWS, WritingEngine, use_world
 from tiny_world import make_world
 
 import bslora_kit.data  # noqa: F401  reads where data lie, before a test points that elsewhere
-from bslora_kit import paths
 from bslora_kit.grid import command as grid_command
 from bslora_kit.grid import reference
-from bslora_kit.grid.engine import End
 from bslora_kit.jobs import profiles
 
 
@@ -28,39 +24,15 @@ def test_the_reference_run_has_nothing_to_do(command):
     assert rows
 
 
-class Writing:
-    """An engine whose jobs end at once, with a result."""
-
-    side_by_side, at_most = 1, 1
-
-    def __init__(self):
-        self.started = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def start(self, row):
-        self.started.append(row.name)
-        write_result(row, 0.6)
-        write_items(row, 0.6)
-        return types.SimpleNamespace(began=time.monotonic(), poll=lambda: End(0), stop=lambda: None)
-
-
 def test_a_removed_row_comes_back_and_the_others_are_left_alone(tmp_path, monkeypatch):
-    data = make_world(tmp_path / "data")
-    monkeypatch.setattr(paths, "DATA", data)
-    monkeypatch.setattr(paths, "BASE", data / "base")
-    monkeypatch.setattr(profiles, "FOLDER", data / "profiles")
+    use_world(make_world(tmp_path / "data"), monkeypatch)
     monkeypatch.setattr(reference, "RUNS", tmp_path)
     (tmp_path / "grids").mkdir()
     (tmp_path / "grids" / "two.yaml").write_text(ROWS)
     folder = tmp_path / "reference"
     folder.mkdir()
     (folder / "runs.yaml").write_text("two: {seeds: [3, 4]}")
-    engine = Writing()
+    engine = WritingEngine(lambda row: 0.6)
     monkeypatch.setattr(grid_command, "_engine", lambda options: engine)
     assert reference.resume(["--profile", "tiny"], folder) == 0
     assert engine.started == ["base-s3", "lora-2-s3", "lora-2-s4"]

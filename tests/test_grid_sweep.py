@@ -8,19 +8,16 @@ from __future__ import annotations
 import json
 import math
 import shutil
-import time
-import types
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
-from grid_files import command, grid_file, write_items, write_result
+from grid_files import WritingEngine, command, grid_file, use_world
 from tiny_world import make_world, write_profile
 
 from bslora_kit import paths
 from bslora_kit.grid import command as grid_command
-from bslora_kit.grid.engine import End
 from bslora_kit.grid.file import read_grid
 from bslora_kit.grid.report import rate_lines
 from bslora_kit.jobs import profiles
@@ -44,27 +41,10 @@ rows:
 PEAKS = {"lora": 0.005, "tied_lora_tl5": 0.02, "tied_lora_tl6": 1.0}
 
 
-class KnownEngine:
-    """Jobs whose score falls with the distance of their rate from the peak of their method."""
-
-    side_by_side, at_most = 2, 2
-
-    def __init__(self):
-        self.started = []
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error):
-        pass
-
-    def start(self, row):
-        self.started.append(row.name)
-        distance = abs(math.log2(row.resolved["lr"] / PEAKS[rate_key(row.resolved)]))
-        mean = 0.9 - 0.05 * min(distance, 16)
-        write_result(row, mean)
-        write_items(row, mean)
-        return types.SimpleNamespace(began=time.monotonic(), poll=lambda: End(0), stop=lambda: None)
+def known_mean(row) -> float:
+    """A score that falls with the distance of a row's rate from the peak of its method."""
+    distance = abs(math.log2(row.resolved["lr"] / PEAKS[rate_key(row.resolved)]))
+    return 0.9 - 0.05 * min(distance, 16)
 
 
 @pytest.fixture(scope="module")
@@ -76,15 +56,12 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def world(data, monkeypatch) -> Path:
-    monkeypatch.setattr(paths, "DATA", data)
-    monkeypatch.setattr(paths, "BASE", data / "base")
-    monkeypatch.setattr(profiles, "FOLDER", data / "profiles")
-    return data
+    return use_world(data, monkeypatch)
 
 
 @pytest.fixture
-def engine(monkeypatch) -> KnownEngine:
-    known = KnownEngine()
+def engine(monkeypatch) -> WritingEngine:
+    known = WritingEngine(known_mean)
     monkeypatch.setattr(grid_command, "_engine", lambda options: known)
     return known
 

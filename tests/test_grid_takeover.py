@@ -7,15 +7,13 @@ import types
 from pathlib import Path
 
 import pytest
-from grid_files import command, grid_file, rows_in, write_items, write_result
+from grid_files import command, grid_file, rows_in, use_world, write_items, write_result
 from tiny_world import make_world
 
-from bslora_kit import paths
 from bslora_kit.grid import command as grid_command
 from bslora_kit.grid.file import read_grid
 from bslora_kit.grid.rows import rows_of
 from bslora_kit.grid.takeover import equal_runs, take_over
-from bslora_kit.jobs import profiles
 from bslora_kit.jobs.lock import RunLock
 
 OTHER = """
@@ -34,10 +32,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def world(data, monkeypatch) -> Path:
-    monkeypatch.setattr(paths, "DATA", data)
-    monkeypatch.setattr(paths, "BASE", data / "base")
-    monkeypatch.setattr(profiles, "FOLDER", data / "profiles")
-    return data
+    return use_world(data, monkeypatch)
 
 
 def finished(tmp_path: Path) -> Path:

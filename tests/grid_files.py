@@ -15,6 +15,8 @@ from bslora_kit.grid.engine import End
 from bslora_kit.grid.file import read_grid
 from bslora_kit.grid.rows import rows_of
 from bslora_kit.jobs import profiles
+from bslora_kit.jobs.run_job import EXIT_FAILED, record_failure
+from bslora_kit.training import TrainingDiverged
 
 ROWS = """
 title: Two
@@ -83,11 +85,14 @@ def use_world(data: Path, monkeypatch) -> Path:
 
 
 class WritingEngine:
-    """An engine whose jobs end at once, with a result of the mean that a function gives its row."""
+    """An engine whose jobs end at once, with a result of the mean that a function gives its row.
+
+    A row without a mean leaves what a job leaves whose training diverged.
+    """
 
     side_by_side, at_most = 2, 2
 
-    def __init__(self, mean_of: Callable[..., float]):
+    def __init__(self, mean_of: Callable[..., float | None]):
         self.started: list[str] = []
         self._mean_of = mean_of
 
@@ -100,6 +105,13 @@ class WritingEngine:
     def start(self, row):
         self.started.append(row.name)
         mean = self._mean_of(row)
-        write_result(row, mean)
-        write_items(row, mean)
-        return types.SimpleNamespace(began=time.monotonic(), poll=lambda: End(0), stop=lambda: None)
+        if mean is None:
+            row.folder.mkdir(parents=True, exist_ok=True)
+            (row.folder / "params.json").write_text(json.dumps(row.resolved))
+            error = TrainingDiverged("the loss is nan", 3, row.resolved["lr"], None)
+            record_failure(row.folder, f"{TrainingDiverged.__name__}: {error}", "Traceback ...")
+        else:
+            write_result(row, mean)
+            write_items(row, mean)
+        end = End(EXIT_FAILED if mean is None else 0)
+        return types.SimpleNamespace(began=time.monotonic(), poll=lambda: end, stop=lambda: None)

@@ -37,13 +37,17 @@ rows:
   - {row: tl5-2, label: TL5, method: tied_lora, variant: tl5, ranks: [2]}
   - {row: tl6-2, label: TL6, method: tied_lora, variant: tl6, ranks: [2], vary: {lr: [0.01, 0.03]}}
 """
-# The rate at which each method scores best here; LoRA's lies between those that are tried first.
+# The rate at which each method scores best here; LoRA's lies between those that are tried first, and at
+# rank 2 it is the smallest of those.
 PEAKS = {"lora": 0.005, "tied_lora_tl5": 0.02, "tied_lora_tl6": 1.0}
 
 
 def known_mean(row) -> float:
-    """A score that falls with the distance of a row's rate from the peak of its method."""
-    distance = abs(math.log2(row.resolved["lr"] / PEAKS[rate_key(row.resolved)]))
+    """A score that falls with the distance of a row's rate from the peak of its method and rank."""
+    peak = PEAKS[rate_key(row.resolved)] / (
+        2 if row.asked["method"] == "lora" and row.asked["ranks"] == [2] else 1
+    )
+    distance = abs(math.log2(row.resolved["lr"] / peak))
     return 0.9 - 0.05 * min(distance, 16)
 
 
@@ -67,8 +71,19 @@ def engine(monkeypatch) -> WritingEngine:
 
 
 def outcome(path: Path, **bases) -> str:
-    entries = {base: {key: {"lr": lr} for key, lr in rates.items()} for base, rates in bases.items()}
-    path.write_text(yaml.safe_dump({"bases": {f"data/{name}": x for name, x in entries.items()}}))
+    """Writes the outcome of a sweep: base -> method -> rate, or rank -> rate."""
+
+    def entries(rates) -> list[dict]:
+        return [
+            {"rank": rank, "lr": lr}
+            for rank, lr in (rates if isinstance(rates, dict) else {8: rates}).items()
+        ]
+
+    found = {
+        f"data/{name}": {key: entries(x) for key, x in methods.items()}
+        for name, methods in bases.items()
+    }
+    path.write_text(yaml.safe_dump({"bases": found}))
     return str(path)
 
 
@@ -122,6 +137,42 @@ def test_a_base_without_rates_takes_those_of_the_profiles_base(world, tmp_path):
         resolve(asked | {"lr": file})
 
 
+def test_an_adapter_takes_the_rate_of_the_nearest_rank_by_ratio(tmp_path):
+    file = outcome(
+        tmp_path / "found.yaml", base={"lora": {2: 0.2, 8: 0.8, 32: 0.32}, "bslora_kron": 0.9}
+    )
+
+    def rate(*ranks: int, **options) -> float:
+        return resolve({"profile": "tiny", "lr": file, "method": "lora", "ranks": list(ranks), **options})[
+            "lr"
+        ]
+
+    # Rank 4 is a factor of two from 2 and from 8: the smaller counts. Rank 17 is nearer to 32.
+    assert [rate(rank) for rank in (1, 4, 5, 15, 17, 999)] == [0.2, 0.2, 0.8, 0.8, 0.32, 0.32]
+    assert rate(4, 0, 0, method="bslora", fit="slice") == 0.2  # a local pair alone is LoRA
+    assert rate(1, 1, 1, method="bslora", fit="kron") == 0.9
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"lr": 0.1},
+        [],
+        [{"lr": 0.1}],
+        [{"rank": 8}],
+        [{"rank": 8, "lr": "fast"}],
+        [{"rank": 0, "lr": 1}],
+        [0.1],
+    ],
+    ids=str,
+)
+def test_an_entry_of_an_outcome_that_is_none_is_named(tmp_path, entries):
+    path = tmp_path / "found.yaml"
+    path.write_text(yaml.safe_dump({"bases": {"data/base": {"vera": entries}}}))
+    with pytest.raises(ValueError, match=r"found\.yaml: bases: data/base: vera: .*expected a list"):
+        resolve({"profile": "tiny", "method": "lora", "ranks": [2], "lr": str(path)})
+
+
 @pytest.mark.parametrize(
     ("rate", "words"),
     [("none.yaml", "no file none.yaml; .*--sweep"), ("1e-3", "1.0e-3"), ("fast", "published")],
@@ -147,25 +198,30 @@ def test_a_sweep_finds_the_known_rates_and_a_grid_uses_them(tmp_path, engine, ca
     folder = tmp_path / "runs" / "two_rates"
     written = yaml.safe_load((folder / "learning_rates.yaml").read_text())
     found = written["bases"]["data/base"]
-    # LoRA: 0.0025, 0.005, 0.01 around the profile's rate. TL5: 0.02 beyond those, then 0.04 to have it
-    # inside. TL6: its own two and three further, the factor 3 apart; 1.0 is never reached.
-    assert {key: entry["lr"] for key, entry in found.items()} == {
-        "lora": 0.005,
-        "tied_lora_tl5": 0.02,
-        "tied_lora_tl6": 0.81,
+    # LoRA: 0.0025, 0.005, 0.01 around the profile's rate, at rank 2 0.00125 too. TL5: 0.02 beyond those,
+    # then 0.04 to have it inside. TL6: its own two and three further, the factor 3 apart; 1.0 is never
+    # reached.
+    assert {
+        key: {entry["rank"]: entry["lr"] for entry in entries} for key, entries in found.items()
+    } == {
+        "lora": {1: 0.005, 2: 0.0025},
+        "tied_lora_tl5": {2: 0.02},
+        "tied_lora_tl6": {2: 0.81},
     }
-    assert {key: len(entry["scores"]) for key, entry in found.items()} == {
-        "lora": 3,
-        "tied_lora_tl5": 5,
-        "tied_lora_tl6": 5,
+    by_row = {entry["row"]: entry for entries in found.values() for entry in entries}
+    assert {row: len(entry["scores"]) for row, entry in by_row.items()} == {
+        "lora-1": 3,
+        "lora-2": 4,
+        "tl5-2": 5,
+        "tl6-2": 5,
     }
-    assert [key for key, entry in found.items() if not entry["inside"]] == ["tied_lora_tl6"]
-    assert found["tied_lora_tl6"]["scores"].keys() == {0.01, 0.03, 0.09, 0.27, 0.81}
-    assert (written["split"], written["seeds"], found["lora"]["row"]) == ("validation", [0], "lora-1")
+    assert [row for row, entry in by_row.items() if not entry["inside"]] == ["tl6-2"]
+    assert by_row["tl6-2"]["scores"].keys() == {0.01, 0.03, 0.09, 0.27, 0.81}
+    assert (written["split"], written["seeds"]) == ("validation", [0])
     runs = [json.loads(path.read_text())["run"] for path in folder.glob("*/result.json")]
-    assert {run["split"] for run in runs} == {"validation"} and len(runs) == 13
+    assert {run["split"] for run in runs} == {"validation"} and len(runs) == 17
     assert {len(run["tasks"]) for run in runs} == {8}  # the profile's, where a mean is defined
-    assert "3 rates each: lora-1" in output and "5 rates each: tl6-2, tl5-2" in output
+    assert "3 rates each: lora-1\n" in output and "5 rates each: tl6-2, tl5-2" in output
     assert "tl6-2: its best rate 0.81 is the largest that was tried" in output
 
     engine.started.clear()
@@ -176,9 +232,49 @@ def test_a_sweep_finds_the_known_rates_and_a_grid_uses_them(tmp_path, engine, ca
     grid_file(tmp_path, ROWS.replace(", vary: {lr: [0.01, 0.03]}", "").replace("mini_mmlu", "mini_piqa"))
     options = parser_of(tmp_path, "--lr", str(file))
     rows = grid_command._rows(*options)
-    assert [row.resolved["lr"] for row in rows] == [None, 0.005, 0.005, 0.02, 0.81]
+    assert [row.resolved["lr"] for row in rows] == [None, 0.005, 0.0025, 0.02, 0.81]
     assert rows[1].resolved["lr_from"] == "tuned on data/base, learning_rates.yaml"
     assert rows[1].resolved["split"] == "test"
+
+
+def test_a_rate_that_diverged_has_been_tried(tmp_path, monkeypatch, capsys):
+    """TL6 scores the better the larger its rate, and diverges from 0.05 on; TL5 always diverges."""
+
+    def mean(row) -> float | None:
+        rate, key = row.resolved["lr"], rate_key(row.resolved)
+        diverges = key == "tied_lora_tl5" or (key == "tied_lora_tl6" and rate > 0.05)
+        return None if diverges else known_mean(row)
+
+    engine = WritingEngine(mean)
+    monkeypatch.setattr(grid_command, "_engine", lambda options: engine)
+    grid_file(tmp_path, ROWS)
+    assert grid_command.main(command(tmp_path, "--sweep")) == 0
+    output = capsys.readouterr().out
+    assert "tl6-2: training diverged at 0.09\n" in output and "runs failed" not in output
+    assert "tl5-2: every rate diverged, so it has none" in output
+    file = tmp_path / "runs" / "two_rates" / "learning_rates.yaml"
+    found = yaml.safe_load(file.read_text())["bases"]["data/base"]
+    assert "tied_lora_tl5" not in found
+    (tl6,) = found["tied_lora_tl6"]
+    assert (tl6["lr"], tl6["diverged"], tl6["inside"]) == (0.03, [0.09], True)
+    # Three smaller ones were tried for TL5 in vain, and none a second time by the same command.
+    assert sum(name.startswith("tl5") for name in engine.started) == 6
+    engine.started.clear()
+    assert grid_command.main(command(tmp_path, "--sweep")) == 0 and engine.started == []
+
+
+def test_a_row_that_diverged_is_a_hole_in_its_table(tmp_path, monkeypatch, capsys):
+    engine = WritingEngine(lambda row: None if row.asked["method"] == "tied_lora" else 0.5)
+    monkeypatch.setattr(grid_command, "_engine", lambda options: engine)
+    grid_file(tmp_path, ROWS.replace(", vary: {lr: [0.01, 0.03]}", ""))
+    assert grid_command.main(command(tmp_path)) == 1
+    assert "2 of 5 runs diverged" in capsys.readouterr().out
+    engine.started.clear()
+    assert grid_command.main(command(tmp_path)) == 1 and engine.started == []
+    assert grid_command.main(command(tmp_path, "--again", "tl5-2")) == 1
+    assert engine.started == ["tl5-2-s0"]
+    # With other rates it is another run: its folder is refused, as any run's with other parameters.
+    assert grid_command.main(command(tmp_path, "--lr", "published")) == 2
 
 
 def parser_of(folder: Path, *more: str):
@@ -207,11 +303,11 @@ def test_options_that_do_not_go_together_are_refused(tmp_path, capsys, engine, a
     assert words in capsys.readouterr().err and not engine.started
 
 
-def test_one_method_is_swept_by_one_row(tmp_path, capsys, engine):
-    row = "{row: lora-%s, method: lora, ranks: [%s], vary: {lr: [0.1, 0.2]}}"
-    grid_file(tmp_path, f"rows: [{row % (2, 2)}, {row % (4, 4)}]")
+def test_a_method_is_swept_by_one_row_a_rank(tmp_path, capsys, engine):
+    row = "{row: %s, method: lora, ranks: [%s], vary: {lr: [0.1, 0.2]}}"
+    grid_file(tmp_path, f"rows: [{row % ('a', 2)}, {row % ('b', 4)}, {row % ('c', 4)}]")
     assert grid_command.main(command(tmp_path, "--sweep")) == 2
-    assert "rows lora-2 and lora-4 both vary the rate of lora" in capsys.readouterr().err
+    assert "rows b and c both vary the rate of lora at rank 4" in capsys.readouterr().err
 
 
 def test_a_profile_that_names_no_split_is_not_swept(tmp_path, capsys, engine, monkeypatch):
@@ -272,15 +368,20 @@ def test_the_demos_rates_are_the_best_of_the_committed_runs():
     file = paths.ROOT / shipped["learning_rates"]
     assert file.parent == RATES
     found = yaml.safe_load(file.read_text())
-    scores: dict[tuple[str, str], dict[float, float]] = {}
+    scores: dict[tuple[str, str, int], dict[float, float]] = {}
     for path in RATES.glob("*/result.json"):
         result = json.loads(path.read_text())
         run = result["run"]
         assert (run["split"], run["seed"], run["steps"]) == ("validation", 0, found["steps"])
-        method = (run["base_model"], rate_key(run))
-        scores.setdefault(method, {})[run["lr"]] = 100 * result["eval"]["mean"]
+        tried = scores.setdefault((run["base_model"], rate_key(run), sum(run["ranks"])), {})
+        tried[run["lr"]] = 100 * result["eval"]["mean"]
     assert scores
-    entries = {(base, key): x for base, rates in found["bases"].items() for key, x in rates.items()}
+    entries = {
+        (base, key, entry["rank"]): entry
+        for base, methods in found["bases"].items()
+        for key, ranks in methods.items()
+        for entry in ranks
+    }
     assert set(entries) == set(scores)
     for method, tried in scores.items():
         assert entries[method]["lr"] == max(tried, key=tried.__getitem__)

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -39,9 +39,10 @@ from bslora_kit.grid.report import report
 from bslora_kit.grid.rows import Row, again, rows_of
 from bslora_kit.grid.status_lines import StatusLines, describe
 from bslora_kit.grid.takeover import equal_runs, take_over
-from bslora_kit.jobs.parameters import UNTRAINED
+from bslora_kit.jobs.parameters import UNTRAINED, differences
 from bslora_kit.jobs.profiles import Profile, load_profile
 from bslora_kit.jobs.rates import PUBLISHED, read_outcome
+from bslora_kit.jobs.result_file import FILE, read_result
 from bslora_kit.jobs.run_job import DISK_FULL, record_failure, run_job
 
 __all__ = ["main", "run_job"]
@@ -159,7 +160,7 @@ def _further(grid: Grid, rows: Sequence[Row]) -> list[dict[str, Any]]:
     from bslora_kit.tables import read_results  # pandas and plotly, which no running grid needs
 
     results = read_results(rows[0].folder.parent)
-    further = sweep.widened(grid, results)
+    further = sweep.widened(grid, results, _diverged(rows))
     for row in further:
         print(f"{row['varied']['of']}: its best rate is at the edge, so {row['lr']:g} is tried too")
     return further
@@ -168,15 +169,26 @@ def _further(grid: Grid, rows: Sequence[Row]) -> list[dict[str, Any]]:
 def _end(grid: Grid, rows: Sequence[Row], swept: bool) -> int:
     """Prints the table, the outcome of a sweep and the failures; returns the exit status."""
     folder = rows[0].folder.parent
-    report(grid, folder)
+    told = report(grid, folder)
     if swept and any(row.state == "done" for row in rows):
-        print("\n".join(sweep.end(folder, grid)))
-    failed = [row for row in rows if row.state != "done"]
+        print("\n".join(sweep.end(folder, grid, _diverged(rows))))
+    diverged = [row for row in rows if row.state == "diverged"]
+    if diverged and not swept:
+        print(f"\n{len(diverged)} of {len(rows)} runs diverged, which one seed does every time; another")
+        print("rate (--lr, or lr in the grid file) or --again NAME makes them anew:")
+        for row in diverged:
+            print(f"  {row.name}: {row.problem[:120]}")
+    failed = [row for row in rows if row.state not in ("done", "diverged")]
     if failed:
         print(f"\n{len(failed)} of {len(rows)} runs failed; the same command tries them again:")
         for row in failed:
             print(f"  {row.name}: {row.problem[:120]}\n    {row.folder / 'error.txt'}")
-    return EXIT_FAILED if failed else 0
+    return EXIT_FAILED if failed or (diverged and not swept) or not told else 0
+
+
+def _diverged(rows: Sequence[Row]) -> set[str]:
+    """Names of the grid's rows whose training diverged."""
+    return {row.asked["row"] for row in rows if row.state == "diverged"}
 
 
 def _engine(options: Any) -> Engine:
@@ -238,14 +250,45 @@ def _rows(grid: Grid, options: Any, common: Mapping[str, Any]) -> list[Row]:
 
 
 def _refuse_conflicts(rows: Sequence[Row]) -> None:
+    """Refuses what would not fit into the table, before anything runs."""
     conflicts = [row for row in rows if row.state == "conflict"]
-    if not conflicts:
-        return
-    shown = "\n".join(f"  {row.name}: {row.problem}" for row in conflicts[:5])
-    more = f"\n  and {len(conflicts) - 5} more" if len(conflicts) > 5 else ""
-    names = "all" if len(conflicts) > 3 else " ".join(row.name for row in conflicts)
-    raise _Refused(
-        f"{len(conflicts)} rows in {rows[0].folder.parent} are runs with other parameters:\n"
-        f"{shown}{more}\nKeep them and write elsewhere with --out FOLDER, or run them again with "
-        f"--again {names}"
-    )
+    if conflicts:
+        names = "all" if len(conflicts) > 3 else " ".join(row.name for row in conflicts)
+        raise _Refused(
+            f"{len(conflicts)} rows in {rows[0].folder.parent} hold other runs:\n"
+            f"{_first_five(f'{row.name}: {row.problem}' for row in conflicts)}\nKeep them and write "
+            f"elsewhere with --out FOLDER, or run them again with --again {names}"
+        )
+    unlike = _unlike_seeds(rows)
+    if unlike:
+        raise _Refused(
+            f"{len(unlike)} runs in {rows[0].folder.parent} are seeds of these rows with other "
+            f"parameters, and one row of a table has one set of them:\n{_first_five(unlike)}\nKeep them "
+            "and write elsewhere with --out FOLDER, or remove their folders"
+        )
+
+
+def _unlike_seeds(rows: Sequence[Row]) -> list[str]:
+    """What keeps runs of other seeds from standing in the rows of the same name.
+
+    Raises:
+        ValueError: for a file of the grid's folder that is not the result of a run.
+    """
+    asked = {row.asked["row"]: row.resolved for row in rows if row.resolved}
+    folders = {row.folder for row in rows}
+    unlike = []
+    for path in sorted(rows[0].folder.parent.glob(f"*/{FILE}")):
+        if path.parent in folders:
+            continue
+        run = read_result(path)["run"]
+        wanted = asked.get(run["row"])
+        different = differences(run, wanted | {"seed": run["seed"]}) if wanted else []
+        if different:
+            unlike.append(f"{path.parent.name}: {'; '.join(different)}")
+    return unlike
+
+
+def _first_five(lines: Iterable[str]) -> str:
+    shown = [f"  {line}" for line in lines]
+    more = [f"  and {len(shown) - 5} more"] if len(shown) > 5 else []
+    return "\n".join([*shown[:5], *more])

@@ -1,11 +1,11 @@
-"""The rows of a grid as they stand on disk: done, missing, or in the way.
+"""The rows of a grid as they stand on disk: done, diverged, missing, or in the way.
 
-The to-do list is what has no result: nothing else is remembered between two calls of the driver.
+The to-do list is what has no result: nothing else is remembered between two calls of the driver. A run
+whose training diverged is a result too: its seed makes it diverge every time.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,9 +14,11 @@ from typing import Any, Literal
 
 from bslora_kit.jobs.lock import is_locked
 from bslora_kit.jobs.parameters import differences, resolve, run_folder_of
+from bslora_kit.jobs.result_file import FILE, read_object, read_result
 from bslora_kit.paths import ROOT
 
-State = Literal["missing", "running", "done", "failed", "conflict"]
+DIVERGED = "TrainingDiverged"  # the exception of `training`, which would import torch here
+State = Literal["missing", "running", "done", "diverged", "failed", "conflict"]
 
 
 @dataclass
@@ -28,8 +30,8 @@ class Row:
         folder: its run folder.
         resolved: its parameters with the profile's; empty where they are not valid, without inputs where
             files are missing.
-        state: "conflict" is a folder that holds a run with other parameters.
-        problem: what is wrong in the states "failed" and "conflict".
+        state: "conflict" is a folder that holds a run with other parameters, or a file that is none.
+        problem: what is wrong in the states "diverged", "failed" and "conflict".
         result: the content of result.json in the state "done".
         seconds: how long this driver took for it.
     """
@@ -49,16 +51,31 @@ class Row:
 
     def look(self) -> None:
         """Reads from the folder whether the row is done; leaves a failed row as it is."""
-        result, noted = self.folder / "result.json", self.folder / "params.json"
+        result, noted = self.folder / FILE, self.folder / "params.json"
         source = result if result.is_file() else noted if noted.is_file() else None
         if source is None or self.state == "failed":
             return
-        content = json.loads(source.read_text(encoding="utf-8"))
+        try:
+            content = read_result(source) if source == result else read_object(source)
+        except ValueError as error:
+            self.state, self.problem = "conflict", str(error)
+            return
         different = differences(content["run"] if source == result else content, self.resolved)
         if different:
             self.state, self.problem = "conflict", "; ".join(different)
         elif source == result:
             self.state, self.result = "done", content
+        elif ended := _divergence(self.folder):
+            self.state, self.problem = "diverged", ended
+
+
+def _divergence(folder: Path) -> str:
+    """How the training of a run without a result diverged; empty if it did not."""
+    error = folder / "error.txt"
+    if not error.is_file():
+        return ""
+    first, *_ = error.read_text(encoding="utf-8").splitlines() or [""]
+    return first if first.startswith(f"{DIVERGED}:") else ""
 
 
 def rows_of(jobs: Sequence[Mapping[str, Any]]) -> list[Row]:

@@ -18,6 +18,7 @@ from bslora_kit.jobs.progress import read_progress
 
 _SECONDS_BETWEEN_LINES = 9.0
 _SECONDS_BETWEEN_REDRAWS = 1.0
+_ENDED = ("done", "diverged", "failed")
 _CLEAR_LINE = "\r\x1b[K"
 
 
@@ -44,8 +45,8 @@ class StatusLines:
         self._printed = 0.0
 
     def finished(self, row: Row) -> None:
-        """Prints the line of a row that is done or has failed."""
-        counted = f"{sum(r.state in ('done', 'failed') for r in self._rows):3}/{len(self._rows)}"
+        """Prints the line of a row that is done, has diverged or has failed."""
+        counted = f"{sum(r.state in _ENDED for r in self._rows):3}/{len(self._rows)}"
         self._print(f"{counted}  {row.name:{self._width}}  {describe(row)}")
 
     def lost(self, row: Row, reason: str) -> None:

@@ -1,13 +1,14 @@
-"""The search for learning rates: each method of a grid gets as many, never scored on test items.
+"""The search for learning rates: every method of a grid gets as many, never scored on test items.
 
     grid --sweep_grid--> one row a method and rate --driver--> results --end--> learning_rates.yaml
                               ^                                   |
                               +-- widened: the best is at the edge
 
-A method is what has a rate of its own (`rates.rate_key`) on one base. It gets the rates that `vary` has
-for it in the grid file, else half, once and twice its present one. Where the best is the smallest or the
-largest, one more rate is tried beyond it, at most `FURTHER` times; the outcome holds how many a method
-got, and whether its best lies inside.
+A method is what has a rate of its own (`rates.rate_key`) on one base. It is tried at its smallest and at
+its largest rank, and at those that have a `vary` of rates in the grid file, with these rates, else with
+half, once and twice its present one. Where the best is the smallest or the largest, one more rate is
+tried beyond it, at most `FURTHER` times. The outcome holds the score of every rate, which ones diverged,
+and whether the best lies inside.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from bslora_kit.files import write_text
 from bslora_kit.grid.file import Grid
 from bslora_kit.grid.report import best_values
 from bslora_kit.jobs.parameters import DEFAULTS, UNTRAINED, resolve
-from bslora_kit.jobs.rates import OUTCOME, rate_key
+from bslora_kit.jobs.rates import OUTCOME, rank_of, rate_key
 
 FURTHER = 3
+_Swept = tuple[str, str, int]  # base, method, rank
 _AROUND = (0.5, 1.0, 2.0)
 _COMMON = ("profile", "split", "limit", "steps")
 
@@ -34,31 +36,35 @@ def sweep_grid(grid: Grid, common: Mapping[str, Any]) -> Grid:
     """The grid that tries several rates for each method of another.
 
     Args:
-        grid: rows with `vary: {lr: ...}` are kept; of the others the first of each method is taken.
+        grid: rows with `vary: {lr: ...}` are kept; of the others those of each method's smallest and
+            largest rank, unless one that is kept has that rank.
         common: parameters of every row, such as the profile and its `sweep`.
 
     Raises:
         ValueError: for a row whose parameters are not valid, if no row is trained, or if two rows vary
-            the rate of one method.
+            the rate of one method at one rank.
     """
-    rows: list[dict[str, Any]] = []
-    seen: set[tuple[str, str]] = set()
-    swept: dict[tuple[str, str], str] = {}
     trained = [row for row in grid.rows if row["method"] != UNTRAINED]
-    for row in sorted(trained, key=lambda row: _swept(row) is None):
+    kept: dict[_Swept, str] = {}
+    others: dict[tuple[str, str], dict[int, tuple[dict[str, Any], float]]] = {}
+    for row in trained:
         own_values = {name: value for name, value in row.items() if name in DEFAULTS}
         given = resolve({**DEFAULTS, **grid.parameters, **own_values, **common})
-        method = (given["base_model"], rate_key(given))
-        if of := _swept(row):
-            if swept.setdefault(method, of) != of:
-                raise ValueError(
-                    f"--sweep: rows {swept[method]} and {of} both vary the rate of {method[1]} on "
-                    f"{method[0]}, which has one; leave `vary` to one of them"
-                )
-            rows.append(row)
-        elif method not in seen:
-            rows += [_with_rate(row, row["row"], given["lr"] * factor) for factor in _AROUND]
-        seen.add(method)
+        method, rank = (given["base_model"], rate_key(given)), rank_of(given)
+        of = _swept(row)
+        if of is None:
+            others.setdefault(method, {}).setdefault(rank, (row, given["lr"]))
+        elif kept.setdefault((*method, rank), of) != of:
+            raise ValueError(
+                f"--sweep: rows {kept[*method, rank]} and {of} both vary the rate of {method[1]} at "
+                f"rank {rank} on {method[0]}, which has one; leave `vary` to one of them"
+            )
+    rows = [row for row in trained if _swept(row)]
+    for method, ranks in others.items():
+        for rank in sorted({min(ranks), max(ranks)}):
+            if (*method, rank) not in kept:
+                row, rate = ranks[rank]
+                rows += [_with_rate(row, row["row"], rate * factor) for factor in _AROUND]
     if not rows:
         raise ValueError(f"--sweep: no row of {grid.name} is trained, so none has a learning rate")
     if all(map(_swept, trained)):
@@ -67,20 +73,27 @@ def sweep_grid(grid: Grid, common: Mapping[str, Any]) -> Grid:
     return replace(grid, name=f"{grid.name}_rates", title=title, rows=tuple(rows))
 
 
-def widened(grid: Grid, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def widened(
+    grid: Grid, results: Sequence[Mapping[str, Any]], diverged: Collection[str]
+) -> list[dict[str, Any]]:
     """The rows that a next round tries: one rate beyond each best that is at the edge.
 
     Args:
         grid: from `sweep_grid`, with the rows of earlier rounds.
         results: from `tables.read_results`.
+        diverged: names of rows whose training diverged.
     """
     further = []
-    for of, tried in best_values(grid, results).items():
+    for of, tried in _tried(grid, results, diverged).items():
         rows = [row for row in grid.rows if _swept(row) == of]
         rates = sorted(row["lr"] for row in rows)
-        best = tried[0][1]["lr"]
         added = sum(row["varied"].get("further", False) for row in rows)
-        if len(tried) < len(rates) or len(rates) < 2 or added == FURTHER or _inside(best, rates):
+        if len(tried) < len(rates) or len(rates) < 2 or added == FURTHER:
+            continue
+        best, score = tried[0]
+        if score is None:  # all diverged, so a smaller one is wanted
+            best = rates[0]
+        elif _inside(best, rates):
             continue
         beyond = rates[0] ** 2 / rates[1] if best == rates[0] else rates[-1] ** 2 / rates[-2]
         row = _with_rate(rows[0], of, beyond)
@@ -89,58 +102,98 @@ def widened(grid: Grid, results: Sequence[Mapping[str, Any]]) -> list[dict[str, 
     return further
 
 
-def end(folder: Path, grid: Grid) -> list[str]:
+def end(folder: Path, grid: Grid, diverged: Collection[str]) -> list[str]:
     """Writes the outcome of a sweep, and says how many rates each method got and what is at the edge.
 
     Args:
         folder: of the runs.
         grid: from `sweep_grid`, with the rows of all rounds.
+        diverged: names of rows whose training diverged.
     """
     from bslora_kit.tables import read_results  # pandas
 
     results = read_results(folder)
-    best = best_values(grid, results)
+    by_row = _tried(grid, results, diverged)
     counts: dict[int, list[str]] = {}
-    for of, tried in best.items():
+    for of, tried in by_row.items():
         counts.setdefault(len(tried), []).append(of)
     lines = [f"{count} rates each: {', '.join(names)}" for count, names in sorted(counts.items())]
-    for of, tried in best.items():
-        rate, rates = tried[0][1]["lr"], [values["lr"] for _, values in tried]
-        if not _inside(rate, rates):
-            which = "smallest" if rate == min(rates) else "largest"
+    for of, tried in by_row.items():
+        rates = [rate for rate, _ in tried]
+        best, score = tried[0]
+        failed = sorted(rate for rate, score in tried if score is None)
+        if failed:
+            lines.append(f"{of}: training diverged at {', '.join(f'{rate:g}' for rate in failed)}")
+        if score is None:
             lines.append(
-                f"{of}: its best rate {rate:g} is the {which} that was tried; a better may lie beyond"
+                f"{of}: every rate diverged, so it has none; vary smaller ones in the grid file"
             )
-    return [*lines, f"learning rates: {write_outcome(folder, grid, results)}"]
+        elif not _inside(best, rates):
+            which = "smallest" if best == min(rates) else "largest"
+            lines.append(
+                f"{of}: its best rate {best:g} is the {which} that was tried; a better may lie beyond"
+            )
+    return [*lines, f"learning rates: {write_outcome(folder, grid, results, diverged)}"]
 
 
-def write_outcome(folder: Path, grid: Grid, results: Sequence[Mapping[str, Any]]) -> Path:
-    """Writes the best rate of each method, and the scores that it rests on, as `rates` reads them.
+def write_outcome(
+    folder: Path, grid: Grid, results: Sequence[Mapping[str, Any]], diverged: Collection[str]
+) -> Path:
+    """Writes the best rate of each method and rank, and the scores it rests on, as `rates` reads them.
 
     Args:
         folder: of the runs.
         grid: from `sweep_grid`, with the rows of all rounds.
         results: from `tables.read_results`.
+        diverged: names of rows whose training diverged.
     """
     names = {row["row"] for row in grid.rows}
     runs = {x["run"]["row"]: x["run"] for x in results if x["run"]["row"] in names}
-    bases: dict[str, dict[str, Any]] = {}
-    for of, tried in best_values(grid, results).items():
+    bases: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for of, tried in _tried(grid, results, diverged).items():
+        scores = {rate: round(100 * score, 2) for rate, score in sorted(tried) if score is not None}
+        if not scores:
+            continue
         run = next(runs[x["row"]] for x in grid.rows if _swept(x) == of and x["row"] in runs)
-        scores = {values["lr"]: round(100 * mean, 2) for mean, values in tried}
-        bases.setdefault(run["base_model"], {})[rate_key(run)] = {
-            "lr": tried[0][1]["lr"],
+        entry = {
+            "rank": rank_of(run),
+            "lr": tried[0][0],
             "row": of,
-            "scores": dict(sorted(scores.items())),
-            "inside": _inside(tried[0][1]["lr"], scores),
+            "scores": scores,
+            "diverged": sorted(rate for rate, score in tried if score is None),
+            "inside": _inside(tried[0][0], [rate for rate, _ in tried]),
         }
+        bases.setdefault(run["base_model"], {}).setdefault(rate_key(run), []).append(entry)
+    for methods in bases.values():
+        for entries in methods.values():
+            entries.sort(key=lambda entry: entry["rank"])
     first = next(iter(runs.values()))
     common = {name: first[name] for name in _COMMON}
     common["seeds"] = sorted({x["run"]["seed"] for x in results if x["run"]["row"] in names})
-    text = yaml.safe_dump({**common, "bases": bases}, sort_keys=False, default_flow_style=None)
+    text = yaml.safe_dump(
+        {**common, "bases": bases}, sort_keys=False, default_flow_style=None, width=200
+    )
     path = folder / OUTCOME
     write_text(path, f"# Written by --sweep from the runs beside it; scores in percent.\n{text}")
     return path
+
+
+def _tried(
+    grid: Grid, results: Sequence[Mapping[str, Any]], diverged: Collection[str]
+) -> dict[str, list[tuple[float, float | None]]]:
+    """Original row -> (rate, mean score), the best first; at the end, without a score, what diverged.
+
+    A rate at which one seed diverged counts as diverged: the others alone would flatter it.
+    """
+    scored = [result for result in results if result["run"]["row"] not in diverged]
+    tried: dict[str, list[tuple[float, float | None]]] = {
+        of: [(values["lr"], mean) for mean, values in ranked]
+        for of, ranked in best_values(grid, scored).items()
+    }
+    for row in grid.rows:
+        if row["row"] in diverged and (of := _swept(row)):
+            tried.setdefault(of, []).append((row["lr"], None))
+    return tried
 
 
 def _swept(row: Mapping[str, Any]) -> str | None:

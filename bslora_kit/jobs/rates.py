@@ -2,7 +2,7 @@
 
     lr: 0.01          that number                                       "given"
     lr: published     that of data/profiles/paper.yaml for all methods  "published"
-    lr: FILE.yaml     the outcome of a sweep, by base and method        "tuned on BASE, FILE.yaml"
+    lr: FILE.yaml     the outcome of a sweep, by base, method and rank  "tuned on BASE, FILE.yaml"
     lr: None          the profile's: its sweep's outcome for the base,
                       or else for the profile's own base;               "tuned on BASE, FILE.yaml"
                       or one rate for all methods                       "profile"
@@ -11,12 +11,18 @@ A sweep (`python -m bslora_kit.grid GRID --sweep`) writes its outcome as such a 
 
     bases:
       data/base:
-        lora: {lr: 0.006, row: lora-8, scores: {0.003: 64.79, 0.006: 70.49, 0.012: 68.89}, inside: true}
-    ...
+        lora:
+        - {rank: 8, lr: 0.006, row: lora-8, scores: {0.003: 64.79, 0.006: 70.49, 0.012: 68.89},
+           diverged: [], inside: true}
+        - ...
+
+An adapter takes the rate of the nearest rank that was tried, by ratio: at one rate and one scaling an
+update of many ranks moves farther than one of few, so the best rate falls with the rank.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -94,6 +100,15 @@ def rate_key(given: Mapping[str, Any]) -> str:
     return f"bslora_{given['fit']}{ending}"
 
 
+def rank_of(given: Mapping[str, Any]) -> int:
+    """The rank that a rate is looked up by: the sum over an adapter's pairs, what fits them left out.
+
+    Args:
+        given: a job's parameters, trained.
+    """
+    return sum(given["ranks"])
+
+
 def read_outcome(path: str | Path) -> dict[str, Any]:
     """Reads the outcome of a sweep.
 
@@ -111,15 +126,42 @@ def read_outcome(path: str | Path) -> dict[str, Any]:
         )
     content = read_yaml(file)
     bases = content.get("bases")
-    if not isinstance(bases, dict) or not all(isinstance(rates, dict) for rates in bases.values()):
-        raise ValueError(f"lr: {path} is not the outcome of a sweep: it has no bases with rates")
+    if not isinstance(bases, dict) or not all(isinstance(methods, dict) for methods in bases.values()):
+        raise ValueError(f"lr: {path} is not the outcome of a sweep: it has no bases with methods")
+    for base, methods in bases.items():
+        for method, entries in methods.items():
+            if not _is_list_of_rates(entries):
+                raise ValueError(
+                    f"lr: {path}: bases: {base}: {method}: {entries!r}; expected a list of entries with "
+                    "a rank, an integer from 1, and an lr above 0, such as [{rank: 8, lr: 0.006}]"
+                )
     return content
 
 
+def _is_list_of_rates(entries: Any) -> bool:
+    return (
+        isinstance(entries, list)
+        and bool(entries)
+        and all(
+            isinstance(entry, dict)
+            and isinstance(entry.get("rank"), int)
+            and isinstance(entry.get("lr"), int | float)
+            and entry["rank"] >= 1
+            and entry["lr"] > 0
+            for entry in entries
+        )
+    )
+
+
 def _tuned(path: str, base: str, given: Mapping[str, Any]) -> tuple[float, str] | None:
-    """The rate that a sweep found for a base and a method, and its name; None where it tried neither."""
-    entry = read_outcome(path)["bases"].get(base, {}).get(rate_key(given))
-    if entry is None:
+    """The rate that a sweep found for a base, a method and its rank, and its name.
+
+    None where the sweep has not tried the base and method. Of two ranks as near, the smaller counts.
+    """
+    entries = read_outcome(path)["bases"].get(base, {}).get(rate_key(given))
+    if entries is None:
         return None
+    rank = rank_of(given)
+    entry = min(entries, key=lambda entry: (abs(math.log(entry["rank"] / rank)), entry["rank"]))
     base, path = (Path(x).name if Path(x).is_absolute() else x for x in (base, path))
     return float(entry["lr"]), f"{TUNED} on {base}, {path}"

@@ -212,6 +212,35 @@ def test_only_a_result_with_the_same_parameters_is_done(tmp_path, capsys):
     assert (lora.folder / "result.json").is_file()
 
 
+@pytest.mark.parametrize("name", ["result.json", "params.json"])
+def test_a_broken_file_of_a_row_is_named_and_the_row_can_run_again(tmp_path, capsys, name):
+    row = rows_in(tmp_path)[1]
+    row.folder.mkdir(parents=True)
+    (row.folder / name).write_text("")
+    assert grid_command.main(command(tmp_path)) == 2
+    error = capsys.readouterr().err
+    assert f"{row.folder / name} is empty" in error and "--again lora-2-s0" in error
+    assert grid_command.main(command(tmp_path, "--again", "lora-2", "--dry-run")) == 0
+
+
+def test_a_broken_result_of_another_seed_is_named_before_anything_runs(tmp_path, capsys):
+    grid_file(tmp_path)
+    other = tmp_path / "runs" / "two" / "lora-2-s7" / "result.json"
+    other.parent.mkdir(parents=True)
+    other.write_text('{"run": 1}')
+    assert grid_command.main(command(tmp_path, "--dry-run")) == 2
+    assert f"{other} lacks run, budget or eval; remove it" in capsys.readouterr().err
+
+
+def test_seeds_of_a_row_with_other_parameters_are_named_before_anything_runs(tmp_path, capsys):
+    write_result(rows_in(tmp_path)[1])
+    seven = command(tmp_path, "--dry-run", "--seed-list", "7")
+    assert grid_command.main(seven) == 0
+    assert grid_command.main([*seven, "--set", "lr=0.25"]) == 2
+    error = capsys.readouterr().err
+    assert "lora-2-s0: lr: 0.005 there, 0.25 asked" in error and "--out FOLDER" in error
+
+
 def test_again_marks_the_rows_that_it_names(tmp_path):
     for row in rows_in(tmp_path):
         write_result(row)
@@ -380,6 +409,33 @@ def test_best_values_are_those_of_the_highest_mean(tmp_path):
     best = grid_report.best_values(made, results)["lora-2"]
     assert [values["lr"] for _, values in best] == [0.2, 0.1, 0.3] or best[0][1] == {"lr": 0.2}
     assert "lora-2  lr 0.2 (65.00 %)" in "\n".join(grid_report.best_lines(made, results))
+
+
+def test_best_values_of_other_tasks_than_the_eight_go_by_their_mean(tmp_path):
+    text = "rows: [{row: lora-2, method: lora, ranks: [2], vary: {lr: [0.1, 0.2]}}]"
+    made = read_grid(grid_file(tmp_path, text))
+    results = [
+        {
+            "run": {"row": f"lora-2-lr-{lr}"},
+            "eval": {"mean": None, "tasks": {"mini_mmlu": {"value": value}, "mini_piqa": {"value": 0.5}}},
+        }
+        for lr, value in ((0.1, 0.25), (0.2, 0.75))
+    ]
+    assert grid_report.best_values(made, results) == {
+        "lora-2": [(0.625, {"lr": 0.2}), (0.375, {"lr": 0.1})]
+    }
+
+
+def test_rows_that_no_table_holds_end_with_the_reason_and_the_best_values(tmp_path, capsys):
+    text = "rows: [{row: lora-2, label: LoRA, method: lora, ranks: [2], vary: {steps: [2, 4]}}]"
+    made = read_grid(grid_file(tmp_path, text))
+    rows = rows_of(made.jobs([0], str(tmp_path / "runs"), {"profile": "tiny"}))
+    for row, mean in zip(rows, (0.4, 0.6), strict=True):
+        write_result(row, mean)
+    assert grid_command.main(command(tmp_path)) == 1
+    output = capsys.readouterr().out
+    assert "no table: results differ in steps: 2 (lora-2-steps-2), 4 (lora-2-steps-4)" in output
+    assert "lora-2  steps 4 (60.00 %); then steps 2 (40.00 %)" in output
 
 
 def test_relative_places_are_those_of_the_checkout(tmp_path, monkeypatch):

@@ -68,6 +68,26 @@ def test_equal_rows_are_found_by_their_parameters_alone(tmp_path):
     assert equal_runs(other_rows(tmp_path), out) == {}  # a result without answers compares with nothing
 
 
+def test_files_of_other_grids_that_are_no_results_are_named_and_passed_over(tmp_path, capsys):
+    out = finished(tmp_path)
+    broken = {
+        "empty": "",
+        "half": '{"run": {',
+        "list": "[]",
+        "foreign": '{"score": 1}',
+        "nameless": '{"run": {"row": "a"}, "budget": {}, "eval": {}}',
+    }
+    for name, text in broken.items():
+        (out / "foreign" / name).mkdir(parents=True)
+        (out / "foreign" / name / "result.json").write_text(text)
+    assert set(equal_runs(other_rows(tmp_path), out)) == {"untouched-s0", "lora-of-two-s0"}
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split()[2] for line in lines] == [
+        str(out / "foreign" / name / "result.json") for name in sorted(broken)
+    ]
+    assert "lacks method, seed of its run" in lines[-1]
+
+
 def test_a_run_that_is_taken_over_is_whole_and_names_its_origin(tmp_path):
     out = finished(tmp_path)
     rows = other_rows(tmp_path)

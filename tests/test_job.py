@@ -23,9 +23,9 @@ from bslora_kit import bslora, lora, paths, share_lora, tied_lora, vera
 from bslora_kit.jobs import profiles
 from bslora_kit.jobs.job import Job, ParametersDiffer, config_of
 from bslora_kit.jobs.lock import RunInUse, RunLock, is_locked
+from bslora_kit.jobs.notebook import kept_out
 from bslora_kit.jobs.parameters import DEFAULTS, differences, resolve, scaled_size
 from bslora_kit.jobs.processes import VARIABLE, processes_of_a_job
-from bslora_kit.jobs.run_job import _kept_out
 from bslora_kit.training import TrainingSettings
 
 
@@ -372,9 +372,9 @@ def test_a_process_may_take_its_own_run_again(tmp_path):
 
 def test_a_module_that_is_kept_out_can_be_imported_afterwards(monkeypatch):
     monkeypatch.delitem(sys.modules, "colorsys", raising=False)
-    with _kept_out("colorsys"):
+    with kept_out("colorsys"):
         with pytest.raises(ImportError):
             importlib.import_module("colorsys")
     assert importlib.import_module("colorsys").rgb_to_hsv(1, 0, 0) == (0, 1, 1)
-    with _kept_out("colorsys"):
+    with kept_out("colorsys"):
         assert importlib.import_module("colorsys").rgb_to_hsv(1, 0, 0) == (0, 1, 1)

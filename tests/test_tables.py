@@ -283,7 +283,8 @@ def test_results_that_do_not_belong_together_are_refused(folder, change, message
 
 def test_seeds_of_a_row_must_share_its_learning_rate(folder):
     write_run(folder, "gt-2-4-16", 2, 5, lr=0.1)
-    with pytest.raises(ValueError, match=r"seeds of row 'gt-2-4-16' differ in lr: \[0.005, 0.1\]"):
+    words = r"seeds of row 'gt-2-4-16' differ in lr: 0.005 \(gt-2-4-16-s0\), 0.1 \(gt-2-4-16-s2\)"
+    with pytest.raises(ValueError, match=words):
         tables.table(tables.read_results(folder), GRID)
 
 

@@ -38,7 +38,7 @@ from bslora_kit.grid.options import LOCAL_JOBS, assignment, check_options, parse
 from bslora_kit.grid.report import report
 from bslora_kit.grid.rows import Row, again, rows_of
 from bslora_kit.grid.status_lines import StatusLines, describe
-from bslora_kit.grid.takeover import equal_runs, take_over
+from bslora_kit.grid.takeover import equal_runs, take_over, take_training, trained_runs
 from bslora_kit.jobs.parameters import UNTRAINED, differences
 from bslora_kit.jobs.profiles import Profile, load_profile
 from bslora_kit.jobs.rates import PUBLISHED, read_outcome
@@ -108,11 +108,15 @@ def _dry_run(
     engine: Engine,
     options: Any,
 ) -> None:
-    equal = equal_runs([row for row in rows if row not in cleared], options.out.resolve())
+    kept, out = [row for row in rows if row not in cleared], options.out.resolve()
+    equal = equal_runs(kept, out)
+    trained = trained_runs([row for row in kept if row.name not in equal], out)
+    for row in rows:
+        row.trained |= row.name in trained
     # A row whose data are still to be fetched counts too.
     counted = [row for row in rows if row.resolved and row.state in ("missing", "failed")]
     to_do = [row for row in counted if row.name not in equal]
-    print_plan(grid, rows, equal, _estimate(to_do, profile, engine, options))
+    print_plan(grid, rows, equal, trained, _estimate(to_do, profile, engine, options))
 
 
 def _estimate(rows: Sequence[Row], profile: Profile, engine: Engine, options: Any) -> list[str]:
@@ -121,8 +125,9 @@ def _estimate(rows: Sequence[Row], profile: Profile, engine: Engine, options: An
 
 
 def _take_over(rows: Sequence[Row], options: Any) -> None:
-    """Takes over finished runs of other grids and says so."""
-    equal = equal_runs(rows, options.out.resolve())
+    """Takes over finished runs and trained adapters of other grids and says so."""
+    out = options.out.resolve()
+    equal = equal_runs(rows, out)
     taken = [row.name for row in rows if row.name in equal and take_over(row, equal[row.name])]
     if taken:
         print(
@@ -130,6 +135,12 @@ def _take_over(rows: Sequence[Row], options: Any) -> None:
         )
         for name in taken:
             print(f"  {name} from {'/'.join(equal[name].parts[-2:])}")
+    trained = trained_runs(rows, out)
+    scored = [row.name for row in rows if row.name in trained and take_training(row, trained[row.name])]
+    if scored:
+        print(f"{len(scored)} rows need only be scored: their adapters have been trained elsewhere;")
+        for name in scored:
+            print(f"  {name} in {'/'.join(trained[name].parts[-2:])}")
 
 
 def _run(grid: Grid, rows: list[Row], profile: Profile, engine: Engine, options: Any) -> None:

@@ -14,7 +14,11 @@ from bslora_kit.shapes import Shapes
 
 
 def print_plan(
-    grid: Grid, rows: Sequence[Row], equal: Mapping[str, Path], estimated: Sequence[str]
+    grid: Grid,
+    rows: Sequence[Row],
+    equal: Mapping[str, Path],
+    trained: Mapping[str, Path],
+    estimated: Sequence[str],
 ) -> None:
     """Prints the rows of a grid with their parameter counts and states, and the estimate.
 
@@ -22,6 +26,7 @@ def print_plan(
         grid: the grid.
         rows: its rows.
         equal: name of a missing row -> folder of a finished run that would be taken over.
+        trained: name of a missing row -> folder of a finished run whose adapter would be scored.
         estimated: lines of `estimate.lines`.
     """
     published = {row["row"]: row.get("published_parameters") for row in grid.rows}
@@ -36,7 +41,11 @@ def print_plan(
         )
         rate = row.resolved.get("lr")
         rate = "" if rate is None else f"{rate:g}"
-        print(f"{row.name:{width}}  {ours:>12}  {theirs:>12}  {rate:>8}  {_state(row, equal)}"[:160])
+        print(
+            f"{row.name:{width}}  {ours:>12}  {theirs:>12}  {rate:>8}  {_state(row, equal, trained)}"[
+                :160
+            ]
+        )
     missing = sum(row.state == "missing" for row in rows)
     print(f"\n{missing - len(equal)} of {len(rows)} runs to do")
     for problem, count in Counter(row.problem for row in rows if row.state == "failed").items():
@@ -45,11 +54,13 @@ def print_plan(
         print(line)
 
 
-def _state(row: Row, equal: Mapping[str, Path]) -> str:
+def _state(row: Row, equal: Mapping[str, Path], trained: Mapping[str, Path]) -> str:
     if row.state == "done":
         return f"done: {describe(row)}"
     if row.name in equal:
         return f"equal to {'/'.join(equal[row.name].parts[-2:])}, which is taken over"
+    if row.name in trained:
+        return f"only to be scored: trained in {'/'.join(trained[row.name].parts[-2:])}"
     return "cannot run, see below" if row.state == "failed" else row.state
 
 

@@ -67,14 +67,15 @@ def expected_seconds(row: Row, profile: Profile) -> Expected:
     given, measured, assumed = row.resolved, profile.measured, profile.assumed
     if not given:
         return Expected()
+    steps = 0 if row.trained else given["steps"]
     if measured:
-        training = given["steps"] * measured["tokens_per_step"] / measured["tokens_per_second"]
+        training = steps * measured["tokens_per_step"] / measured["tokens_per_second"]
         scoring = sum(_local_items(given)) / measured["items_per_second"]
         return Expected(measured["start_seconds"], training, scoring)
     base = base_shapes(given["base_model"])
     if not assumed or base is None:
         return Expected()
-    tokens = given["steps"] * given["batch_size"] * given["max_length"]
+    tokens = steps * given["batch_size"] * given["max_length"]
     scored = _sequences(given) * assumed["tokens_per_sequence"] * (1 + given["shots"])
     per_second = assumed["operations_per_second"]
     return Expected(

@@ -12,21 +12,29 @@ from bslora_kit.jobs.parameters import UNTRAINED
 from bslora_kit.jobs.rates import origin_of
 
 
-def report(grid: Grid, folder: Path) -> None:
+def report(grid: Grid, folder: Path) -> bool:
     """Prints the table of what is there, and writes table.md, table.csv, table.tex and table.html.
 
     Args:
         grid: the grid.
         folder: holds its run folders.
+
+    Returns:
+        False where runs are there that one table cannot hold; why is printed.
     """
     from bslora_kit import figures, tables  # pandas and plotly, which no running grid needs
 
     results = tables.read_results(folder)
     if not results:
         print("no run is done, so there is no table")
-        return
+        return True
     rows = {"rows": grid.rows}
-    frame = tables.table(results, rows)
+    try:
+        frame = tables.table(results, rows)
+    except ValueError as error:  # rows of several lengths, or seeds of a row with several rates
+        print(f"\nno table: {error}")
+        _print_best(grid, results)
+        return False
     lines = tables.about(results, frame) + rate_lines(grid, results)
     base = tables.base_score(frame)
     gains = pairs = None
@@ -41,9 +49,9 @@ def report(grid: Grid, folder: Path) -> None:
     seeds = tables.seed_scores(results, rows)
     written = tables.write_tables(folder, grid.title, frame, lines, figure, gains, pairs, seeds)
     print(f"\n{grid.title}\n\n{tables.to_text(frame, lines)}")
-    for line in best_lines(grid, results):
-        print(line)
+    _print_best(grid, results)
     print("page: " + next(str(path) for path in written if path.suffix == ".html"))
+    return True
 
 
 def rate_lines(grid: Grid, results: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -65,17 +73,16 @@ def best_values(
 ) -> dict[str, list[tuple[float, dict[str, Any]]]]:
     """For each row that `vary` stands in: (mean score over seeds, values), the best first.
 
+    The score of a run is its mean over the eight tasks, or over those that it was scored on where they
+    are others.
+
     Args:
         grid: with rows made by `vary`.
         results: from `tables.read_results`.
     """
     found: dict[str, list[tuple[float, dict[str, Any]]]] = {}
     for row in grid.rows:
-        scores = [
-            result["eval"]["mean"]
-            for result in results
-            if result["run"]["row"] == row["row"] and result["eval"]["mean"] is not None
-        ]
+        scores = [_score(x["eval"]) for x in results if x["run"]["row"] == row["row"]]
         if scores and "varied" in row:
             tried = found.setdefault(row["varied"]["of"], [])
             tried.append((statistics.fmean(scores), row["varied"]["values"]))
@@ -96,6 +103,18 @@ def best_lines(grid: Grid, results: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         lines.append(f"  {of:{width}}  {texts[0]}; then {', '.join(texts[1:]) or 'none'}")
     return lines
+
+
+def _print_best(grid: Grid, results: Sequence[Mapping[str, Any]]) -> None:
+    for line in best_lines(grid, results):
+        print(line)
+
+
+def _score(scored: Mapping[str, Any]) -> float:
+    """The mean of a run, 0 to 1."""
+    if scored["mean"] is not None:
+        return scored["mean"]
+    return statistics.fmean(task["value"] for task in scored["tasks"].values())
 
 
 def _text(value: Any) -> str:

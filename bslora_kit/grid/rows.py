@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from bslora_kit.jobs.lock import is_locked
 from bslora_kit.jobs.parameters import differences, resolve, run_folder_of
-from bslora_kit.jobs.result_file import FILE, read_object, read_result
+from bslora_kit.jobs.result_file import FILE, ORIGIN, read_object, read_result
 from bslora_kit.paths import ROOT
 
 DIVERGED = "TrainingDiverged"  # the exception of `training`, which would import torch here
@@ -34,6 +34,7 @@ class Row:
         problem: what is wrong in the states "diverged", "failed" and "conflict".
         result: the content of result.json in the state "done".
         seconds: how long this driver took for it.
+        trained: whether its folder holds the adapter of another run, so that it is only scored.
     """
 
     asked: Mapping[str, Any]
@@ -43,6 +44,7 @@ class Row:
     problem: str = ""
     result: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    trained: bool = False
 
     @property
     def name(self) -> str:
@@ -52,6 +54,7 @@ class Row:
     def look(self) -> None:
         """Reads from the folder whether the row is done; leaves a failed row as it is."""
         result, noted = self.folder / FILE, self.folder / "params.json"
+        self.trained = (self.folder / ORIGIN).is_file()
         source = result if result.is_file() else noted if noted.is_file() else None
         if source is None or self.state == "failed":
             return

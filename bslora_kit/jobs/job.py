@@ -1,7 +1,8 @@
 """One job: a base, one method, one seed -> one run folder. The notebook calls it, a grid runs many.
 
     job = Job.open({"method": "bslora", "ranks": [2, 4, 16], "steps": 120})
-    job.train()       checkpointed: killed at any moment and opened again, it goes on
+    job.train()       checkpointed: killed at any moment and opened again, it goes on; an adapter that
+                      another run has trained with the same settings is loaded where the driver put it
     job.evaluate()
     job.finish()      adapter/, items.parquet, and result.json last
 
@@ -38,6 +39,7 @@ from bslora_kit.jobs.parameters import UNTRAINED, branches_of, differences, reso
 from bslora_kit.jobs.processes import processes_of_a_job, train_in_processes
 from bslora_kit.jobs.progress import JobProgress
 from bslora_kit.jobs.provenance import machine, provenance
+from bslora_kit.jobs.result_file import FILE, ORIGIN, read_object, read_result
 from bslora_kit.methods import SharedLoraConfig
 from bslora_kit.training import TrainingResult, TrainingSettings, train
 from bslora_kit.training.checkpoint import all_checkpoints, load_trained
@@ -110,7 +112,8 @@ class Job:
                 profile's.
 
         Raises:
-            ValueError: for an unknown name or a value out of range.
+            ValueError: for an unknown name or a value out of range, or if the folder's result.json or
+                params.json is not one.
             FileNotFoundError: if the base, instructions or items are not there; says what to fetch.
             ParametersDiffer: if the folder holds a run with other parameters; names them.
             RunInUse: if another process is at this run.
@@ -165,6 +168,11 @@ class Job:
             ProcessesFailed: if one of several processes fails.
         """
         if self.done or self.parameters["method"] == UNTRAINED:
+            return
+        if self._origin():
+            # Parameters and weights are compared with what the adapter's config says of its file.
+            self.model.load_adapter(str(self.folder / "adapter"), "default", is_trainable=True)
+            self.training = TrainingResult.of(self.history, stopped=False)
             return
         self._processes = processes_of_a_job() if processes is None else processes
         self._progress.start("training", self.parameters["steps"])
@@ -223,18 +231,23 @@ class Job:
         write_items(self.evaluation, self.folder / "items.parquet")
         precision = precision_for(this_process().device, self.parameters["precision"])
         result = {
-            "run": self.parameters | provenance(),
+            "run": self.parameters | provenance() | self._origin(),
             "budget": budget_entry(self.budget),
             "train": training_entry(self.training, precision, self._processes),
             "eval": self.evaluation.to_dict(),
             "machine": machine(),
         }
-        write_json(self.folder / "result.json", result)
+        write_json(self.folder / FILE, result)
         self.result = result
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         self._progress.start("done")
         self._lock.release()
         return result
+
+    def _origin(self) -> dict[str, Any]:
+        """{"trained_in": the run that trained the adapter in this folder}; empty if this one does."""
+        noted = self.folder / ORIGIN
+        return read_object(noted) if noted.is_file() else {}
 
     def _train_beside(self, processes: int) -> None:
         """Has other processes train, and takes over what they have come to."""
@@ -249,14 +262,14 @@ class Job:
 
     def _take_folder(self) -> None:
         """Compares the folder's run with the one asked for, and reads its result if it is done."""
-        result, noted = self.folder / "result.json", self.folder / "params.json"
+        result, noted = self.folder / FILE, self.folder / "params.json"
         if result.is_file():
-            content = json.loads(result.read_text(encoding="utf-8"))
+            content = read_result(result)
             self._refuse_others(content["run"])
             self.result = content
             self._lock.release()
         elif noted.is_file():
-            self._refuse_others(json.loads(noted.read_text(encoding="utf-8")))
+            self._refuse_others(read_object(noted))
         else:
             write_json(noted, self.parameters)
 

@@ -68,6 +68,7 @@ _TYPES: dict[str, tuple[type, str]] = {
 }
 # What names a run, or says where it lies or where its learning rate comes from, does not change it.
 NAMES = ("out_dir", "row", "grid", "label", "lr_from")
+SCORING = ("tasks", "shots", "limit", "split", "scoring_batch_size")  # what training does not depend on
 
 
 def resolve(asked: Mapping[str, Any], with_inputs: bool = True) -> dict[str, Any]:
@@ -155,6 +156,21 @@ def differences(found: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[s
         for name, value in resolved.items()
         if name not in NAMES and found.get(name) != value
     ]
+
+
+def same_training(found: Mapping[str, Any], resolved: Mapping[str, Any]) -> bool:
+    """Whether a run on disk trained the adapter that is asked for, whatever it was scored on.
+
+    Args:
+        found: `run` of a result.json.
+        resolved: from `resolve`.
+    """
+
+    def training(run: Mapping[str, Any]) -> dict[str, Any]:
+        inputs = {name: value for name, value in run.get("inputs", {}).items() if name != "tasks"}
+        return {**run, "inputs": inputs} | dict.fromkeys(SCORING)
+
+    return not differences(training(found), training(resolved))
 
 
 def row_name(given: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ still runs gives the rows that are there.
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 import pandas
 
 from bslora_kit.jobs.parameters import UNTRAINED
+from bslora_kit.jobs.result_file import FILE, read_result
 from bslora_kit.published import TASKS
 from bslora_kit.published.scores import published_score
 
@@ -45,16 +45,8 @@ def read_results(folder: Path | str) -> list[dict[str, Any]]:
     Raises:
         ValueError: for a file that is not a result.
     """
-    results = []
-    for path in sorted(Path(folder).glob("*/result.json")):
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON ({error}); remove it and run the row again") from error
-        if not isinstance(result, dict) or not {"run", "budget", "eval"} <= set(result):
-            raise ValueError(f"{path} lacks run, budget or eval; remove it and run the row again")
-        results.append({**result, "folder": path.parent})
-    return results
+    paths = sorted(Path(folder).glob(f"*/{FILE}"))
+    return [{**read_result(path), "folder": path.parent} for path in paths]
 
 
 def table(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pandas.DataFrame:
@@ -141,9 +133,13 @@ def _check_bases(grid: Mapping[str, Any], by_row: Mapping[str, Sequence[Mapping[
 def _row(row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], tasks: list[str]) -> dict[str, Any]:
     """The table's row of one grid row, averaged over its seeds."""
     for part, name in (("run", "lr"), ("budget", "trainable")):
-        values = sorted({x[part].get(name) for x in runs}, key=str)
-        if len(values) > 1:
-            raise ValueError(f"seeds of row {row['row']!r} differ in {name}: {values}; run them again")
+        values = {f"{row['row']}-s{x['run']['seed']}": x[part].get(name) for x in runs}
+        if len(set(values.values())) > 1:
+            found = ", ".join(f"{value} ({run})" for run, value in values.items())
+            raise ValueError(
+                f"seeds of row {row['row']!r} differ in {name}: {found}; one row of a table has one: "
+                "remove the folders of some, or run them again with the same settings"
+            )
     run = runs[0]["run"] if runs else {}
     budget = runs[0]["budget"] if runs else {}
     trained = bool(runs) and run["method"] != UNTRAINED

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from copy import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from numbers import Real
 from pathlib import Path
@@ -72,8 +72,7 @@ class SharedLoraConfig(PeftConfig):
         weights_sha256: of the weights beside a saved config.
 
     `get_peft_model` writes the targets that it matched, `fan_in_fan_out` and `adapted_linears` into the
-    config, and saving writes `weights_sha256`. Loading compares both where the file has them, the
-    checksum for a local folder alone.
+    config, and saving writes `weights_sha256`. Loading compares both where the file has them.
 
     Raises:
         ValueError: for a config that adapts nothing or holds a value out of range.
@@ -104,9 +103,12 @@ class SharedLoraConfig(PeftConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PEFT_TYPE
-        self.branches = [
-            branch if isinstance(branch, Branch) else Branch(**branch) for branch in self.branches
-        ]
+        self.branches = _branches(self.branches)
+        if not _is_text_by_text(self.adapted_linears):
+            raise ValueError(
+                f"adapted_linears {self.adapted_linears!r} is not a mapping of names to sizes, such as "
+                '{"lm_head": "1024 x 256"}; copy adapter_config.json again, or take adapted_linears out'
+            )
         if not any(branch.rank > 0 for branch in self.branches):
             raise ValueError(
                 f"{self.method}: ranks {[branch.rank for branch in self.branches]} switch every "
@@ -153,21 +155,29 @@ class SharedLoraConfig(PeftConfig):
         config.settings_in_file = {name: copy(getattr(config, name)) for name in SETTINGS}
         weights = Path(pretrained_model_name_or_path, subfolder or "", SAFETENSORS_WEIGHTS_NAME)
         if weights.is_file():
-            try:
-                with safe_open(weights, framework="pt"):
-                    pass
-            except SafetensorError as error:
-                raise ValueError(
-                    f"{weights} is damaged ({error}); copy it again or save the adapter again"
-                ) from error
-            found = _sha256(weights)
-            if config.weights_sha256 not in (None, found):
-                raise ValueError(
-                    f"{weights} is altered: its SHA-256 is {found} where adapter_config.json has "
-                    f"{config.weights_sha256}; copy both again or save the adapter again. If the change "
-                    "is meant, take weights_sha256 out of adapter_config.json"
-                )
+            config.check_weights(weights)
         return config
+
+    def check_weights(self, weights: Path) -> None:
+        """Compares a file of weights with the one that this config was saved with.
+
+        Raises:
+            ValueError: if it is damaged or another; says what to do.
+        """
+        try:
+            with safe_open(weights, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(
+                f"{weights} is damaged ({error}); copy it again or save the adapter again"
+            ) from error
+        found = _sha256(weights)
+        if self.weights_sha256 not in (None, found):
+            raise ValueError(
+                f"{weights} is altered: its SHA-256 is {found} where adapter_config.json has "
+                f"{self.weights_sha256}; copy both again or save the adapter again. If the change "
+                "is meant, take weights_sha256 out of adapter_config.json"
+            )
 
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Writes adapter_config.json; as in PEFT, which writes the weights before it."""
@@ -209,6 +219,24 @@ class SharedLoraConfig(PeftConfig):
                 f"{shapes.name}; it has {', '.join(sorted({x.kind for x in shapes.linears}))}"
             )
         return found
+
+
+def _branches(given: Any) -> list[Branch]:
+    """The branches of a config, which a file holds as mappings."""
+    try:
+        return [branch if isinstance(branch, Branch) else Branch(**branch) for branch in given]
+    except TypeError as error:
+        known = ", ".join(item.name for item in fields(Branch))
+        raise ValueError(
+            f"branches {given!r} are not a list of branches ({error}); each has some of {known}"
+        ) from error
+
+
+def _is_text_by_text(value: Any) -> bool:
+    """Whether a value is None or maps text to text."""
+    return value is None or (
+        isinstance(value, dict) and all(isinstance(x, str) for pair in value.items() for x in pair)
+    )
 
 
 def _sha256(file: Path) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from grid_files import ROWS, command, grid_file, rows_in, use_world, write_items, write_result
-from tiny_world import make_world
+from tiny_world import make_world, write_profile
 
 from bslora_kit import paths, published, shapes
 from bslora_kit.budget import budget
@@ -184,11 +184,43 @@ def test_jobs_go_seed_by_seed_and_score_the_base_once(tmp_path):
         ("rows: [{row: a, method: lora, vary: {rates: [1]}}]", "'rates'"),
         ("parameters: {speed: 1}\nrows: [{row: a, method: none}]", "'speed'"),
         ("rows: [", "not YAML"),
+        ("rows: abc", "rows is 'abc', expected a list"),
+        ("title: [a]\nrows: [{row: a, method: none}]", "title is .*quotes"),
+        ("parameters: {row: a}\nrows: [{row: a, method: none}]", "parameters: unknown 'row'"),
+        ("rows: [{row: ../a, method: none}]", "'../a': the name becomes that of a folder"),
+        ("rows: [{row: '', method: none}]", "'': the name becomes that of a folder"),
+        ("rows: [{row: 3, method: none}]", "row 3: the name becomes that of a folder"),
+        ("rows: [{row: a, label: null, method: none}]", "label is None, expected text"),
+        ("rows: [{row: a, method: none, published_parameters: many}]", "is 'many', expected a whole"),
+        (
+            "rows: [{row: a, method: none, published_ratio: 0.1}]",
+            "published_ratio is 0.1, expected text",
+        ),
+        ("rows: [{row: a, method: lora, vary: null}]", "vary: expected names and values"),
+        ("rows: [{row: a, method: lora, vary: {lr: 0.1}}]", "vary: lr is 0.1, expected a list"),
+        ("rows: [{row: a, method: lora, vary: {lr: []}}]", r"vary: lr is \[\], expected a list"),
+        ("rows: [{row: a, method: lora, seed: 3}]", "--seeds or --seed-list says 'seed'"),
+        ("rows: [{row: a, method: lora, out_dir: x}]", "--out says 'out_dir'"),
     ],
 )
 def test_a_wrong_grid_file_is_refused(tmp_path, text, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=f"two.yaml.*{words}"):
         read_grid(grid_file(tmp_path, text))
+
+
+def test_a_grid_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "two.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValueError, match="two.yaml is not YAML"):
+        read_grid(tmp_path / "two.yaml")
+
+
+def test_a_varied_name_with_a_slash_stays_one_folder(tmp_path):
+    text = "rows: [{row: a, method: none, vary: {base_model: [data/base, some/llama]}}]"
+    jobs = read_grid(grid_file(tmp_path, text)).jobs([0], "out", {})
+    assert [Path(job["out_dir"]).as_posix() for job in jobs] == [
+        "out/two/a-base_model-data-base-s0",
+        "out/two/a-base_model-some-llama-s0",
+    ]
 
 
 # ---- rows on disk ------------------------------------------------------------------------------------
@@ -294,12 +326,55 @@ def test_a_misspelt_method_fails_alone_and_a_finished_grid_ends_with_its_table(t
         (["--address", "auto"], "--address: of a Ray cluster"),
         (["--profile", "big"], "'big'"),
         (["--again", "gt"], "--again gt"),
+        (["--set", "tasks=[a"], "--set tasks=[a: '[a' is not YAML"),
+        (["--seed-list", "1", "1"], "--seed-list 1 1: expected each once"),
+        (["--seed-list", "-1"], "--seed-list -1: "),
+        (["--out", "two.yaml"], "two.yaml is a file, expected a folder"),
+        (["--out", "two.yaml/below"], "two.yaml is a file, expected a folder"),
     ],
 )
-def test_wrong_options_are_refused(tmp_path, capsys, arguments, words):
+def test_wrong_options_are_refused(tmp_path, capsys, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
     grid_file(tmp_path)
     assert grid_command.main(command(tmp_path, *arguments)) == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_a_run_folder_is_named(tmp_path, capsys):
+    grid_file(tmp_path)
+    for row in rows_in(tmp_path):
+        row.folder.parent.mkdir(parents=True, exist_ok=True)
+        row.folder.write_text("")
+    assert grid_command.main(command(tmp_path)) == 2
+    assert "base-s0': name another folder with --out" in capsys.readouterr().err
+
+
+def test_the_names_in_a_profiles_quick_and_sweep_are_checked(tmp_path, world, capsys):
+    grid_file(tmp_path)
+    wrong = {"quick": {"stepz": 1}, "sweep": {"split": "validation", "limits": 1}}
+    profile = write_profile(world / "profiles" / "wrong.yaml", **wrong)
+    arguments = command(tmp_path, "--profile", str(profile))
+    for name, words in (("quick", "'stepz'"), ("sweep", "'limits'")):
+        assert grid_command.main([*arguments, f"--{name}"]) == 2
+        assert f"profile wrong, {name}: unknown {words}; known are" in capsys.readouterr().err
+
+
+def test_a_profile_of_the_current_folder_reaches_the_jobs_from_anywhere(tmp_path, world, monkeypatch):
+    grid_file(tmp_path)
+    (tmp_path / "own.yaml").write_bytes((world / "profiles" / "tiny.yaml").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    options = parser().parse_args([*command(tmp_path), "--profile", "own.yaml"])
+    _, common = grid_command._grid(options, profiles.load_profile(options.profile))
+    assert common["profile"] == str(tmp_path / "own.yaml")
+
+
+def test_targets_that_the_base_lacks_fail_their_row_before_an_estimate(tmp_path, capsys):
+    text = ROWS + "  - {row: wrong, label: Wrong, method: lora, ranks: [2], targets: [quary]}\n"
+    grid_file(tmp_path, text)
+    assert grid_command.main(command(tmp_path, "--dry-run")) == 0
+    output = capsys.readouterr().out
+    assert "1 cannot run: targets ['quary']: no linear to adapt" in output and "it has q_proj" in output
+    assert "2 of 3 runs to do" in output
 
 
 def test_set_takes_numbers_and_lists(tmp_path):
@@ -417,9 +492,9 @@ def test_best_values_of_other_tasks_than_the_eight_go_by_their_mean(tmp_path):
     results = [
         {
             "run": {"row": f"lora-2-lr-{lr}"},
-            "eval": {"mean": None, "tasks": {"mini_mmlu": {"value": value}, "mini_piqa": {"value": 0.5}}},
+            "eval": {"mean": None, "tasks": {"mini_mmlu": {"value": x}, "mini_piqa": {"value": 0.5}}},
         }
-        for lr, value in ((0.1, 0.25), (0.2, 0.75))
+        for lr, x in ((0.1, 0.25), (0.2, 0.75))
     ]
     assert grid_report.best_values(made, results) == {
         "lora-2": [(0.625, {"lr": 0.2}), (0.375, {"lr": 0.1})]

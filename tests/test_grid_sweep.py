@@ -143,9 +143,9 @@ def test_an_adapter_takes_the_rate_of_the_nearest_rank_by_ratio(tmp_path):
     )
 
     def rate(*ranks: int, **options) -> float:
-        return resolve({"profile": "tiny", "lr": file, "method": "lora", "ranks": list(ranks), **options})[
-            "lr"
-        ]
+        return resolve(
+            {"profile": "tiny", "lr": file, "method": "lora", "ranks": list(ranks), **options}
+        )["lr"]
 
     # Rank 4 is a factor of two from 2 and from 8: the smaller counts. Rank 17 is nearer to 32.
     assert [rate(rank) for rank in (1, 4, 5, 15, 17, 999)] == [0.2, 0.2, 0.8, 0.8, 0.32, 0.32]
@@ -162,6 +162,8 @@ def test_an_adapter_takes_the_rate_of_the_nearest_rank_by_ratio(tmp_path):
         [{"rank": 8}],
         [{"rank": 8, "lr": "fast"}],
         [{"rank": 0, "lr": 1}],
+        [{"rank": True, "lr": 1}],
+        [{"rank": 8, "lr": math.inf}],
         [0.1],
     ],
     ids=str,

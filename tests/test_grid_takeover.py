@@ -15,6 +15,7 @@ from bslora_kit.grid.file import read_grid
 from bslora_kit.grid.rows import rows_of
 from bslora_kit.grid.takeover import equal_runs, take_over
 from bslora_kit.jobs.lock import RunLock
+from bslora_kit.jobs.result_file import finished_runs
 
 OTHER = """
 title: Other
@@ -54,18 +55,20 @@ def other_rows(tmp_path: Path, seed: int = 0) -> list:
 
 def test_equal_rows_are_found_by_their_parameters_alone(tmp_path):
     out = finished(tmp_path)
-    found = equal_runs(other_rows(tmp_path), out)
+    found = equal_runs(other_rows(tmp_path), finished_runs(out))
     assert {name: path.name for name, path in found.items()} == {
         "untouched-s0": "base-s0",
         "lora-of-two-s0": "lora-2-s0",
     }
-    assert equal_runs(other_rows(tmp_path, seed=1), out) == {}
+    assert equal_runs(other_rows(tmp_path, seed=1), finished_runs(out)) == {}
     for path in (out / "two").glob("*/items.parquet"):
         path.write_bytes(path.read_bytes()[:-10])
-    assert equal_runs(other_rows(tmp_path), out) == {}  # written half
+    assert equal_runs(other_rows(tmp_path), finished_runs(out)) == {}  # written half
     for path in (out / "two").glob("*/items.parquet"):
         path.unlink()
-    assert equal_runs(other_rows(tmp_path), out) == {}  # a result without answers compares with nothing
+    assert (
+        equal_runs(other_rows(tmp_path), finished_runs(out)) == {}
+    )  # a result without answers compares with nothing
 
 
 def test_files_of_other_grids_that_are_no_results_are_named_and_passed_over(tmp_path, capsys):
@@ -80,7 +83,10 @@ def test_files_of_other_grids_that_are_no_results_are_named_and_passed_over(tmp_
     for name, text in broken.items():
         (out / "foreign" / name).mkdir(parents=True)
         (out / "foreign" / name / "result.json").write_text(text)
-    assert set(equal_runs(other_rows(tmp_path), out)) == {"untouched-s0", "lora-of-two-s0"}
+    assert set(equal_runs(other_rows(tmp_path), finished_runs(out))) == {
+        "untouched-s0",
+        "lora-of-two-s0",
+    }
     lines = capsys.readouterr().err.splitlines()
     assert [line.split()[2] for line in lines] == [
         str(out / "foreign" / name / "result.json") for name in sorted(broken)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 import pandas
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
 from tiny_world import ITEMS, make_world, write_profile
@@ -26,7 +28,7 @@ from bslora_kit.jobs.lock import RunInUse, RunLock, is_locked
 from bslora_kit.jobs.notebook import kept_out
 from bslora_kit.jobs.parameters import DEFAULTS, differences, resolve, scaled_size
 from bslora_kit.jobs.processes import VARIABLE, processes_of_a_job
-from bslora_kit.training import TrainingSettings
+from bslora_kit.training import TrainingSettings, settings
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +88,8 @@ def run(asked: dict) -> Job:
         ({"tasks": ["mini_pica"]}, ["'mini_pica'", "mini_piqa"]),
         ({"split": "dev"}, ["'dev'", "validation"]),
         ({"limit": 0}, ["limit is 0", "at least 1"]),
+        ({"seed": 2**32}, ["seed is 4294967296", "at most 4294967295"]),
+        ({"precision": "fp8"}, ["precision is 'fp8'", "auto, fp32, bf16, fp16"]),
     ],
 )
 def test_wrong_parameters_are_named_with_the_remedy(asked, wrong, words):
@@ -198,6 +202,87 @@ def test_a_profile_with_a_wrong_key_is_refused(world):
     path = write_profile(world / "profiles" / "wrong.yaml", droput=0.1)
     with pytest.raises(ValueError, match=r"unknown keys \['droput'\]"):
         profiles.load_profile(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"measured": {"start_seconds": 3}},
+            "measured is .*expected a value each of .*items_per_second",
+        ),
+        ({"measured": None}, "measured is None"),
+        ({"assumed": {"tokens": 1}}, "assumed is .*operations_per_second"),
+        ({"training": {"steps": 4}}, "training is .*micro_batch_size"),
+        ({"learning_rate": "1e-3"}, "learning_rate is '1e-3'.*1.0e-3"),
+        ({"held_out": {"count": 3}}, "held_out is .*{count, seed}"),
+        ({"tasks": "mini_piqa"}, "tasks is 'mini_piqa', expected a list"),
+        ({"targets": [1]}, r"targets is \[1\]"),
+        ({"bases": ["data/base"]}, "bases is "),
+        ({"quick": ["steps"]}, "quick is "),
+        ({"limit": 0.5}, "limit is 0.5, expected a whole number above 0, or null"),
+        ({"scaling": 0}, "scaling is 0, expected a finite number other than 0"),
+        ({"dropout": 1.0}, "dropout is 1.0, expected a number in"),
+        ({"share_sizes": "small"}, "share_sizes is 'small', expected one of scaled, published"),
+    ],
+)
+def test_a_profile_with_a_wrong_value_names_file_and_key(world, tmp_path, changes, words):
+    text = yaml.safe_load((world / "profiles" / "tiny.yaml").read_text())
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(text | changes))
+    with pytest.raises(ValueError, match=f"profile {tmp_path / 'wrong.yaml'}: {words}"):
+        profiles.load_profile(tmp_path / "wrong.yaml")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "words"),
+    [
+        ("measured", "items_per_second", 0, "expected a number .* above 0"),
+        ("training", "steps", 0, "expected a whole number above 0"),
+        ("training", "batch_size", True, "expected a whole number above 0"),
+        ("training", "weight_decay", "1e-2", "expected a number .*1.0e-3"),
+        ("training", "schedule", "square", "expected one of linear, cosine"),
+        ("training", "precision", "fp8", "expected one of auto, fp32, bf16, fp16"),
+    ],
+)
+def test_a_wrong_value_in_a_part_of_a_profile_is_named(world, tmp_path, part, name, value, words):
+    text = yaml.safe_load((world / "profiles" / "tiny.yaml").read_text())
+    text[part][name] = value
+    (tmp_path / "wrong.yaml").write_text(yaml.safe_dump(text))
+    with pytest.raises(ValueError, match=f"wrong.yaml: {part}: {name} is {value!r}, {words}"):
+        profiles.load_profile(tmp_path / "wrong.yaml")
+
+
+def test_profiles_allow_what_training_allows():
+    assert (profiles.PRECISIONS, profiles.SCHEDULES) == (settings.PRECISIONS, settings.SCHEDULES)
+
+
+@pytest.mark.parametrize("name", ["result.json", "params.json"])
+def test_a_broken_file_of_the_folder_is_named(asked, name):
+    file = Path(asked["out_dir"]) / name
+    file.parent.mkdir()
+    file.write_text("{")
+    with pytest.raises(ValueError, match=f"{file} is not JSON .*; remove it and run the row again"):
+        Job.open(asked)
+
+
+def test_a_base_that_is_cut_short_is_named(asked, world, tmp_path):
+    shutil.copytree(world / "base", tmp_path / "base")
+    weights = tmp_path / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(FileNotFoundError, match=f"base_model '{tmp_path / 'base'}' cannot be loaded"):
+        Job.open(asked | {"base_model": str(tmp_path / "base")})
+    config = tmp_path / "base" / "config.json"
+    for text, words in (("{", "config.json is not JSON"), ('{"n_embd": 8}', "set gate_size")):
+        config.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            Job.open(asked | {"base_model": str(tmp_path / "base")})
+
+
+def test_a_file_in_place_of_the_folder_is_named(asked):
+    Path(asked["out_dir"]).write_text("")
+    for out in (asked["out_dir"], f"{asked['out_dir']}/below"):
+        with pytest.raises(ValueError, match=f"out_dir {out}: {asked['out_dir']} is a file"):
+            Job.open(asked | {"out_dir": out})
 
 
 # ---- runs --------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from bslora_kit.grid.rows import Row, rows_of
 from bslora_kit.grid.takeover import equal_runs, take_over, take_training, trained_runs
 from bslora_kit.jobs.job import Job
 from bslora_kit.jobs.profiles import load_profile
+from bslora_kit.jobs.result_file import finished_runs
 
 
 @pytest.fixture(scope="module")
@@ -65,19 +66,19 @@ def test_what_is_scored_otherwise_has_the_same_adapter_and_nothing_else_has(tmp_
         "method": {"method": "lora"},
     }
     rows = {name: row(tmp_path, name, **changes) for name, changes in others.items()}
-    found = {name for name, other in rows.items() if trained_runs([other], tmp_path)}
+    found = {name for name, other in rows.items() if trained_runs([other], finished_runs(tmp_path))}
     assert found == {"tasks", "shots", "split", "limit"}
     write_profile(world / "profiles" / "slower.yaml", scaling=4.0)
-    assert not trained_runs([row(tmp_path, "scaling", profile="slower")], tmp_path)
+    assert not trained_runs([row(tmp_path, "scaling", profile="slower")], finished_runs(tmp_path))
     (first.folder / "history.jsonl").unlink()
-    assert not trained_runs(list(rows.values()), tmp_path)
+    assert not trained_runs(list(rows.values()), finished_runs(tmp_path))
 
 
 def test_a_taken_adapter_scores_as_one_that_is_trained_in_place(tmp_path):
     source, taken = row(tmp_path / "a", "first"), row(tmp_path / "a", "second", tasks=["mini_piqa"])
     run(source)
-    assert not equal_runs([taken], tmp_path / "a")
-    found = trained_runs([taken], tmp_path / "a")
+    assert not equal_runs([taken], finished_runs(tmp_path / "a"))
+    found = trained_runs([taken], finished_runs(tmp_path / "a"))
     assert take_training(taken, found[taken.name])
     assert (taken.state, taken.trained) == ("missing", True)
     assert not (taken.folder / "items.parquet").exists()

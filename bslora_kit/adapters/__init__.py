@@ -9,17 +9,17 @@ import warnings
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import register_peft_method
 
+from bslora_kit.adapters.checked_files import check_files
 from bslora_kit.adapters.export import export_lora
 from bslora_kit.adapters.inspection import parameter_scopes, plan_of_model
 from bslora_kit.adapters.model import PREFIX, SharedLoraModel
-from bslora_kit.adapters.reloading import check_settings_on_reload
 from bslora_kit.methods import METHOD_NAME, PEFT_TYPE, SharedLoraConfig
 
 if PEFT_TYPE not in PEFT_TYPE_TO_TUNER_MAPPING:  # a notebook's reload may run this twice
     register_peft_method(
         name=METHOD_NAME, config_cls=SharedLoraConfig, model_cls=SharedLoraModel, prefix=PREFIX
     )
-check_settings_on_reload()
+check_files()
 
 # PEFT asks a model for an attribute that transformers has renamed, for every adapter that is put on.
 warnings.filterwarnings(

@@ -117,7 +117,12 @@ def load_without_base_weights(
 def _peft_type(folder: Path) -> str | None:
     """The method of the adapter that a folder holds, None if it holds none."""
     file = folder / CONFIG_NAME
-    return json.loads(file.read_text(encoding="utf-8")).get("peft_type") if file.is_file() else None
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("peft_type")
+    except (ValueError, AttributeError) as error:  # not JSON, or not an object
+        raise ValueError(f"{file} is damaged ({error}); copy it again") from error
 
 
 def _build_base(config: SharedLoraConfig, base: str | os.PathLike[str] | None) -> nn.Module:

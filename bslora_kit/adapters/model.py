@@ -260,7 +260,7 @@ class SharedLoraModel(BaseTuner):
         problem = problem or _difference({key: shape for key, (_, shape) in wanted.items()}, given)
         if problem:
             if config.awaits_weights:
-                _take_out(model.base_model, adapter_name)
+                take_out(model.base_model, adapter_name)
             raise ValueError(
                 f"the file does not fit adapter {adapter_name!r} ({config.method}) on this model: "
                 f"{problem}; load it with the base model and the adapter_config.json that it was saved "
@@ -270,7 +270,7 @@ class SharedLoraModel(BaseTuner):
         return {(wanted[key][0] if key in wanted else key): value for key, value in state_dict.items()}
 
 
-def _take_out(tuner: SharedLoraModel, adapter_name: str) -> None:
+def take_out(tuner: SharedLoraModel, adapter_name: str) -> None:
     """Removes an adapter that was put in for a file that turned out not to fit."""
     if len(tuner.peft_config) == 1:
         tuner.unload()

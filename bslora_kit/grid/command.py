@@ -25,6 +25,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bslora_kit import paths
@@ -32,17 +33,17 @@ from bslora_kit.grid import estimate, sweep
 from bslora_kit.grid.driver import run_rows
 from bslora_kit.grid.dry_run import print_plan
 from bslora_kit.grid.engine import Engine, EngineUnavailable
-from bslora_kit.grid.file import Grid, read_grid
+from bslora_kit.grid.file import Grid, check_names, read_grid
 from bslora_kit.grid.local import LocalEngine
 from bslora_kit.grid.options import LOCAL_JOBS, assignment, check_options, parser
 from bslora_kit.grid.report import report
 from bslora_kit.grid.rows import Row, again, rows_of
 from bslora_kit.grid.status_lines import StatusLines, describe
 from bslora_kit.grid.takeover import equal_runs, take_over, take_training, trained_runs
-from bslora_kit.jobs.parameters import UNTRAINED, differences
+from bslora_kit.jobs.parameters import DEFAULTS, UNTRAINED, differences
 from bslora_kit.jobs.profiles import Profile, load_profile
 from bslora_kit.jobs.rates import PUBLISHED, read_outcome
-from bslora_kit.jobs.result_file import FILE, read_result
+from bslora_kit.jobs.result_file import FILE, finished_runs, read_result
 from bslora_kit.jobs.run_job import DISK_FULL, record_failure, run_job
 
 __all__ = ["main", "run_job"]
@@ -63,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = _rows(grid, options, common)
         cleared = again(rows, options.again)
         _refuse_conflicts(rows)
+        if options.dry_run or not estimate.all_shipped([row for row in rows if row.resolved]):
+            _fail_wrong_targets(rows)  # an estimate is made of them
         engine = _engine(options)
         if options.dry_run:
             _dry_run(grid, rows, cleared, profile, engine, options)
@@ -83,6 +86,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _end(grid, rows, options.sweep)
     except (EngineUnavailable, _Refused) as error:
         print(f"bslora_kit.grid: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        print(f"bslora_kit.grid: {error}: name another folder with --out", file=sys.stderr)
         return EXIT_REFUSED
     except OSError as error:
         if error.errno not in DISK_FULL:
@@ -109,8 +115,9 @@ def _dry_run(
     options: Any,
 ) -> None:
     kept, out = [row for row in rows if row not in cleared], options.out.resolve()
-    equal = equal_runs(kept, out)
-    trained = trained_runs([row for row in kept if row.name not in equal], out)
+    finished = _finished(kept, out)
+    equal = equal_runs(kept, finished)
+    trained = trained_runs([row for row in kept if row.name not in equal], finished)
     for row in rows:
         row.trained |= row.name in trained
     # A row whose data are still to be fetched counts too.
@@ -126,8 +133,8 @@ def _estimate(rows: Sequence[Row], profile: Profile, engine: Engine, options: An
 
 def _take_over(rows: Sequence[Row], options: Any) -> None:
     """Takes over finished runs and trained adapters of other grids and says so."""
-    out = options.out.resolve()
-    equal = equal_runs(rows, out)
+    finished = _finished(rows, options.out.resolve())
+    equal = equal_runs(rows, finished)
     taken = [row.name for row in rows if row.name in equal and take_over(row, equal[row.name])]
     if taken:
         print(
@@ -135,12 +142,17 @@ def _take_over(rows: Sequence[Row], options: Any) -> None:
         )
         for name in taken:
             print(f"  {name} from {'/'.join(equal[name].parts[-2:])}")
-    trained = trained_runs(rows, out)
+    trained = trained_runs(rows, finished)
     scored = [row.name for row in rows if row.name in trained and take_training(row, trained[row.name])]
     if scored:
         print(f"{len(scored)} rows need only be scored: their adapters have been trained elsewhere;")
         for name in scored:
             print(f"  {name} in {'/'.join(trained[name].parts[-2:])}")
+
+
+def _finished(rows: Sequence[Row], out: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """The runs of all grids, if any row could do with one."""
+    return finished_runs(out) if any(row.state == "missing" for row in rows) else []
 
 
 def _run(grid: Grid, rows: list[Row], profile: Profile, engine: Engine, options: Any) -> None:
@@ -236,8 +248,10 @@ def _grid(options: Any, profile: Profile) -> tuple[Grid, dict[str, Any]]:
                 f"--sweep: profile {profile.name} does not say on which split rates are chosen; give it "
                 "sweep: {split: validation}, so that test items stay unseen"
             )
+        check_names(profile.sweep, DEFAULTS, f"profile {profile.name}, sweep")
         common |= profile.sweep
     if options.quick:
+        check_names(profile.quick, DEFAULTS, f"profile {profile.name}, quick")
         common |= profile.quick
     common |= dict(assignment(text) for text in options.set)
     if options.sweep:
@@ -279,19 +293,36 @@ def _refuse_conflicts(rows: Sequence[Row]) -> None:
         )
 
 
-def _unlike_seeds(rows: Sequence[Row]) -> list[str]:
-    """What keeps runs of other seeds from standing in the rows of the same name.
+def _fail_wrong_targets(rows: Sequence[Row]) -> None:
+    """Marks rows as failed whose targets are no linears of their base, where its shapes are known."""
+    for row in rows:
+        if row.state == "failed" or not row.resolved:
+            continue
+        base = estimate.base_shapes(row.resolved["base_model"])
+        try:
+            if base is not None:
+                estimate.plan_of_row(row.resolved, base)
+        except ValueError as error:
+            kinds = ", ".join(dict.fromkeys(linear.kind for linear in base.linears))
+            row.state, row.problem = (
+                "failed",
+                f"targets {row.resolved['targets']}: {error}; it has {kinds}",
+            )
+            row.resolved = {}
 
-    Raises:
-        ValueError: for a file of the grid's folder that is not the result of a run.
-    """
+
+def _unlike_seeds(rows: Sequence[Row]) -> list[str]:
+    """What keeps runs of other seeds from standing in the rows of the same name."""
     asked = {row.asked["row"]: row.resolved for row in rows if row.resolved}
     folders = {row.folder for row in rows}
     unlike = []
     for path in sorted(rows[0].folder.parent.glob(f"*/{FILE}")):
         if path.parent in folders:
             continue
-        run = read_result(path)["run"]
+        try:
+            run = read_result(path)["run"]
+        except ValueError as error:
+            raise _Refused(str(error)) from error
         wanted = asked.get(run["row"])
         different = differences(run, wanted | {"seed": run["seed"]}) if wanted else []
         if different:

@@ -9,17 +9,13 @@ from typing import Any
 import yaml
 
 from bslora_kit import paths
-from bslora_kit.jobs.parameters import DEFAULTS
+from bslora_kit.grid.file import BY_OPTION
+from bslora_kit.jobs.parameters import DEFAULTS, file_in_the_way
 from bslora_kit.jobs.rates import PUBLISHED
 
 LOCAL_JOBS = 2
 OF_RAY = ("address", "cpus_per_job", "gpus_per_job")
-_SAID_BY = {
-    "profile": "--profile",
-    "seed": "--seeds or --seed-list",
-    "out_dir": "--out",
-    **dict.fromkeys(("row", "grid", "label"), "the grid file"),
-}
+_SAID_BY = BY_OPTION | dict.fromkeys(("row", "grid", "label"), "the grid file")
 _LEAST = {
     "jobs": 1,
     "seeds": 1,
@@ -43,6 +39,11 @@ def check_options(options: argparse.Namespace) -> None:
     of_ray = [_flag(name) for name in OF_RAY if getattr(options, name) is not None]
     if options.engine == "local" and of_ray:
         raise ValueError(f"{', '.join(of_ray)}: of a Ray cluster alone; add --engine ray")
+    seeds = options.seed_list or []
+    if len(set(seeds)) < len(seeds) or min(seeds, default=0) < 0:
+        raise ValueError(f"--seed-list {' '.join(map(str, seeds))}: expected each once, and at least 0")
+    if file := file_in_the_way(options.out.resolve()):
+        raise ValueError(f"--out {options.out}: {file} is a file, expected a folder")
     if options.sweep and (options.lr or any(text.startswith("lr=") for text in options.set)):
         raise ValueError("--sweep looks for learning rates: leave out --lr and --set lr=...")
 
@@ -58,7 +59,12 @@ def assignment(text: str) -> tuple[str, Any]:
         raise ValueError(f"--set {text}: expected name=value with one of {', '.join(DEFAULTS)}")
     if name in _SAID_BY:
         raise ValueError(f"--set {text}: {_SAID_BY[name]} says this; use that")
-    parsed = yaml.safe_load(value)
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"--set {text}: {value!r} is not YAML; write {name}=[a, b] for a list"
+        ) from error
     if isinstance(DEFAULTS[name], str) or not isinstance(parsed, str):
         return name, parsed
     try:
@@ -80,6 +86,11 @@ def _rates(text: str) -> str:
     return str(path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path)
 
 
+def _profile(text: str) -> str:
+    """--profile: a name, or a file of the current folder, which is not that of the jobs."""
+    return str(Path(text).resolve()) if Path(text).suffix == ".yaml" else text
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line of a grid."""
     made = argparse.ArgumentParser(
@@ -87,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
         description="Runs the rows of a grid that have no result yet, and prints the table.",
     )
     made.add_argument("grid", type=Path, help="a file of papermill_runs/grids")
-    made.add_argument("--profile", default="demo", help="demo, paper, or a .yaml file")
+    made.add_argument("--profile", type=_profile, default="demo", help="demo, paper, or a .yaml file")
     made.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N-1")
     made.add_argument("--seed-list", type=int, nargs="+", metavar="SEED", help="these seeds instead")
     made.add_argument(

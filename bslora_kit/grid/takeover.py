@@ -23,43 +23,41 @@ from bslora_kit.files import write_json
 from bslora_kit.grid.rows import Row
 from bslora_kit.jobs.lock import RunInUse, RunLock
 from bslora_kit.jobs.parameters import NAMES, differences, same_training
-from bslora_kit.jobs.result_file import FILE, ORIGIN, finished_runs, read_result
+from bslora_kit.jobs.result_file import FILE, ORIGIN, read_result
 
 _COPIED = ("adapter", "history.jsonl", "items.parquet", "run.ipynb")
 _TRAINED = ("adapter", "history.jsonl")
 _LEFT_BEHIND = ("checkpoints", "failed.ipynb", "error.txt", "progress.json")
 
 
-def equal_runs(rows: Sequence[Row], out: Path) -> dict[str, Path]:
+def equal_runs(rows: Sequence[Row], finished: Sequence[tuple[Path, dict[str, Any]]]) -> dict[str, Path]:
     """The finished runs that missing rows need not repeat.
 
     Args:
         rows: of one grid.
-        out: folder of all grids.
+        finished: from `result_file.finished_runs`, of all grids.
 
     Returns:
         Row name -> folder of an equal run, which holds its answers (items.parquet).
     """
-    finished = [run for run in _runs(rows, out) if _is_whole(run[0] / "items.parquet")]
-    return _found(rows, finished, lambda run, row: not differences(run, row.resolved))
+    whole = [run for run in finished if _is_whole(run[0] / "items.parquet")]
+    return _found(rows, whole, lambda run, row: not differences(run, row.resolved))
 
 
-def trained_runs(rows: Sequence[Row], out: Path) -> dict[str, Path]:
+def trained_runs(
+    rows: Sequence[Row], finished: Sequence[tuple[Path, dict[str, Any]]]
+) -> dict[str, Path]:
     """The finished runs whose adapter missing rows need only score.
 
     Args:
         rows: of one grid; those without an equal run.
-        out: folder of all grids.
+        finished: from `result_file.finished_runs`, of all grids.
 
     Returns:
         Row name -> folder of a run with its adapter and history.
     """
-    finished = [run for run in _runs(rows, out) if all((run[0] / name).exists() for name in _TRAINED)]
-    return _found(rows, finished, lambda run, row: same_training(run, row.resolved))
-
-
-def _runs(rows: Sequence[Row], out: Path) -> list[tuple[Path, dict[str, Any]]]:
-    return finished_runs(out) if any(row.state == "missing" for row in rows) else []
+    kept = [run for run in finished if all((run[0] / name).exists() for name in _TRAINED)]
+    return _found(rows, kept, lambda run, row: same_training(run, row.resolved))
 
 
 def _found(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -293,7 +294,7 @@ class Job:
             source = self._source()
             self.tokenizer = AutoTokenizer.from_pretrained(source)
             model = AutoModelForCausalLM.from_pretrained(source, dtype=_DTYPES[precision])
-        except OSError as error:
+        except (OSError, ValueError, SafetensorError) as error:
             raise FileNotFoundError(
                 f"base_model {name!r} cannot be loaded ({str(error).splitlines()[0]}); give the path "
                 "of a folder with config.json, safetensors weights and tokenizer (--set "

@@ -19,8 +19,9 @@ from bslora_kit import branches, paths
 from bslora_kit.branches import GATE_SIZE, KRON_SIZE, Branch
 from bslora_kit.evaluation.tasks import SPLITS, expand
 from bslora_kit.jobs.inputs import base_folder, input_fingerprints
-from bslora_kit.jobs.profiles import Profile, load_profile
+from bslora_kit.jobs.profiles import PRECISIONS, Profile, load_profile
 from bslora_kit.jobs.rates import PUBLISHED, rate_of
+from bslora_kit.jobs.result_file import read_object
 
 UNTRAINED = "none"  # the method that scores the base as it is
 DEFAULTS: dict[str, Any] = {
@@ -47,6 +48,7 @@ DEFAULTS: dict[str, Any] = {
     "grid": None,
     "label": None,
 }
+_LARGEST_SEED = 2**32 - 1  # of NumPy's generators
 PUBLISHED_HIDDEN = 4096  # hidden size of the model that the published share sizes belong to
 
 _RANK_NAMES = {
@@ -106,6 +108,8 @@ def resolve(asked: Mapping[str, Any], with_inputs: bool = True) -> dict[str, Any
         "ranks": given["ranks"] if trained else [],
     }
     given |= _method_options(given, profile)
+    if trained:
+        _check_ranks(given)
     steps = _first(given["steps"], training["steps"])
     rate, origin = rate_of(given, profile) if trained else (None, None)
     given |= {
@@ -136,12 +140,24 @@ def run_folder_of(asked: Mapping[str, Any], resolved: Mapping[str, Any]) -> Path
     """Where a job keeps its files: `out_dir`, relative to the checkout, or a folder of its own.
 
     Without `out_dir` every combination of values has its own folder under papermill_runs/notebook.
+
+    Raises:
+        ValueError: if `out_dir` is a file or lies below one.
     """
     if asked.get("out_dir"):
-        return paths.ROOT / asked["out_dir"]
+        folder = paths.ROOT / asked["out_dir"]
+        if file := file_in_the_way(folder):
+            raise ValueError(f"out_dir {asked['out_dir']}: {file} is a file, expected a folder")
+        return folder
     values = {name: value for name, value in resolved.items() if name not in NAMES}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
     return paths.RUNS / "notebook" / f"{row_name(resolved)}-{digest}-s{resolved['seed']}"
+
+
+def file_in_the_way(folder: Path) -> Path | None:
+    """The file that stands where a folder or one of its parents would be; None if there is none."""
+    place = next(place for place in (folder, *folder.parents) if place.exists())
+    return None if place.is_dir() else place
 
 
 def differences(found: Mapping[str, Any], resolved: Mapping[str, Any]) -> list[str]:
@@ -256,24 +272,33 @@ def _share_size(published: int, given: Mapping[str, Any], profile: Profile) -> i
             f"profile {profile.name} scales share sizes to the hidden size of {given['base_model']}, "
             "which is not a local folder; set gate_size and kron_size, or use a local folder"
         )
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return scaled_size(published, config["hidden_size"])
+    hidden = read_object(folder / "config.json", "copy the model again").get("hidden_size")
+    if not isinstance(hidden, int):
+        raise ValueError(
+            f"profile {profile.name} scales share sizes to a hidden_size, which "
+            f"{folder / 'config.json'} does not name; set gate_size and kron_size"
+        )
+    return scaled_size(published, hidden)
+
+
+def _check_ranks(given: Mapping[str, Any]) -> None:
+    if not any(branch.rank for branch in branches_of(given)):
+        raise ValueError(f"ranks {given['ranks']} switch every branch off; give one above 0")
 
 
 def _check_values(given: Mapping[str, Any]) -> None:
     trained = given["method"] != UNTRAINED
-    if trained:
-        made = branches_of(given)
-        if not any(branch.rank for branch in made):
-            raise ValueError(f"ranks {given['ranks']} switch every branch off; give one above 0")
     least = {"steps": 1 if trained else 0, "seed": 0, "shots": 0, "limit": 1}
     for name, smallest in least.items():
         if given[name] is not None and given[name] < smallest:
             raise ValueError(f"{name} is {given[name]}, expected at least {smallest}")
+    if given["seed"] > _LARGEST_SEED:
+        raise ValueError(f"seed is {given['seed']}, expected at most {_LARGEST_SEED}")
     if trained and not 0 < given["lr"] < float("inf"):
         raise ValueError(f"lr is {given['lr']}, expected a finite number above 0")
-    if given["split"] not in SPLITS:
-        raise ValueError(f"split is {given['split']!r}, expected one of {', '.join(SPLITS)}")
+    for name, allowed in (("split", SPLITS), ("precision", PRECISIONS)):
+        if given[name] not in allowed:
+            raise ValueError(f"{name} is {given[name]!r}, expected one of {', '.join(allowed)}")
 
 
 def _first(value: Any, otherwise: Any) -> Any:

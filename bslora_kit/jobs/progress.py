@@ -56,6 +56,12 @@ class JobProgress:
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """The progress of the job in `folder`; empty where none has begun."""
+    """The progress of the job in `folder`; empty where none has begun.
+
+    A machine that lost its power may leave the file empty, which stops nobody.
+    """
     path = folder / FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    except ValueError:
+        return {}

@@ -144,10 +144,10 @@ def _is_list_of_rates(entries: Any) -> bool:
         and bool(entries)
         and all(
             isinstance(entry, dict)
-            and isinstance(entry.get("rank"), int)
-            and isinstance(entry.get("lr"), int | float)
+            and type(entry.get("rank")) is int
+            and type(entry.get("lr")) in (int, float)
             and entry["rank"] >= 1
-            and entry["lr"] > 0
+            and 0 < entry["lr"] < math.inf
             for entry in entries
         )
     )

@@ -38,11 +38,12 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The content of a JSON file of a run folder, such as params.json.
+def read_object(path: Path, advice: str = _ADVICE) -> dict[str, Any]:
+    """The content of a JSON file that holds an object, such as params.json.
 
     Args:
         path: of the file.
+        advice: what to do about a file that does not.
 
     Raises:
         ValueError: for a file that is not a JSON object; names it.
@@ -50,13 +51,13 @@ def read_object(path: Path) -> dict[str, Any]:
     """
     text = path.read_bytes()
     if not text.strip():
-        raise ValueError(f"{path} is empty; {_ADVICE}")
+        raise ValueError(f"{path} is empty; {advice}")
     try:
         content = json.loads(text)
     except ValueError as error:  # not JSON, or not even text
-        raise ValueError(f"{path} is not JSON ({error}); {_ADVICE}") from error
+        raise ValueError(f"{path} is not JSON ({error}); {advice}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object; {_ADVICE}")
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object; {advice}")
     return content
 
 

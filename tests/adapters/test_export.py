@@ -77,6 +77,13 @@ def test_a_file_does_not_choose_the_code_that_runs(tmp_path, capsys):
         assert f"made on '{name}', which transformers does not define" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_damaged_config_is_named(tmp_path, capsys, text):
+    (tmp_path / "adapter_config.json").write_text(text)
+    assert main(["export", str(tmp_path), str(tmp_path / "out")]) == 1
+    assert f"{tmp_path / 'adapter_config.json'} is damaged" in capsys.readouterr().err
+
+
 def test_export_of_a_named_adapter(tmp_path):
     model = adapted("llama", "slice")
     model.add_adapter("other", METHODS["gate"](target_modules=["o_proj"]))

@@ -3,6 +3,7 @@
 import importlib
 import json
 
+import huggingface_hub
 import pytest
 import torch
 from adapter_cases import (
@@ -102,12 +103,12 @@ def test_auto_class_reads_the_base_from_the_config(tmp_path):
     assert torch.equal(logits(again), logits(model))
 
 
-def refused(model, folder, match, name="second"):
+def refused(model, folder, match, name="second", **options):
     """Loading fails with a clear error and leaves the model as it was."""
     before = {key: value.clone() for key, value in model.state_dict().items()}
     out, active = logits(model), model.active_adapters
     with pytest.raises(ValueError, match=match):
-        model.load_adapter(folder, name)
+        model.load_adapter(folder, name, **options)
     after = model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[key], after[key]) for key in before)
     assert torch.equal(logits(model), out) and model.active_adapters == active
@@ -200,6 +201,70 @@ def test_the_weights_of_one_save_and_the_config_of_another_are_refused(tmp_path)
     assert torch.equal(logits(PeftModel.from_pretrained(base_model("llama"), tmp_path)), logits(model))
     (tmp_path / "adapter_config.json").write_bytes(older)  # as a copy that was cut off leaves them
     refused(model, tmp_path, "is altered: its SHA-256")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A cache with one repository, as a download leaves it; without a network."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "models--someone--adapter"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("1" * 40)
+    adapted("llama", "gate").save_pretrained(repository / "snapshots" / ("1" * 40))
+    return repository / "snapshots" / ("1" * 40)
+
+
+def test_an_adapter_of_a_hub_loads_as_one_of_a_folder(tmp_path, hub):
+    model = PeftModel.from_pretrained(base_model("llama"), "someone/adapter", cache_dir=tmp_path)
+    model.load_adapter("someone/adapter", "second", cache_dir=tmp_path)
+    assert torch.equal(logits(model), logits(adapted("llama", "gate")))
+
+
+def test_altered_weights_of_a_hub_are_refused_and_the_model_is_unchanged(tmp_path, hub):
+    older = randomise(adapted("llama", "gate"), seed=4)
+    older.save_pretrained(tmp_path / "older")
+    (hub / WEIGHTS).write_bytes((tmp_path / "older" / WEIGHTS).read_bytes())
+    place, cache = "someone/adapter", {"cache_dir": tmp_path}
+    refused(older, place, f"{WEIGHTS} is altered: its SHA-256", "default", **cache)
+    refused(older, place, f"{WEIGHTS} is altered: its SHA-256", "second", **cache)
+    base = base_model("llama")
+    names, out = set(base.state_dict()), logits(base)
+    with pytest.raises(ValueError, match=f"{WEIGHTS} is altered: its SHA-256"):
+        PeftModel.from_pretrained(base, place, **cache)
+    assert set(base.state_dict()) == names and torch.equal(logits(base), out)
+
+
+def test_pickled_weights_are_neither_written_nor_read(tmp_path, hub):
+    model = adapted("llama", "slice")
+    with pytest.raises(ValueError, match="safe_serialization=False would pickle"):
+        model.save_pretrained(tmp_path / "out", safe_serialization=False)
+    assert not (tmp_path / "out").exists()
+    stock = get_peft_model(base_model("llama"), LoraConfig(target_modules=["q_proj"]))
+    stock.save_pretrained(tmp_path / "stock", safe_serialization=False)  # PEFT's own save as ever
+
+    adapted("llama", "gate").save_pretrained(tmp_path / "folder")
+    for folder in (tmp_path / "folder", hub):
+        (folder / WEIGHTS).rename(folder / "adapter_model.bin")
+    for place in (tmp_path / "folder", "someone/adapter"):
+        for name in ("default", "second"):
+            refused(model, place, f"no {WEIGHTS}", name, cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"adapted_linears": ["lm_head"]}, r"adapted_linears \['lm_head'\] is not a mapping"),
+        ({"adapted_linears": {"lm_head": 24}}, "adapted_linears .* is not a mapping"),
+        ({"branches": ["lora"]}, r"branches \['lora'\] are not a list of branches"),
+        ({"branches": [{"name": "local", "ranks": 2}]}, "unexpected keyword argument 'ranks'.* rank, "),
+        ({"branches": None}, "branches None are not a list"),
+    ],
+)
+def test_a_malformed_config_is_refused_with_the_field(tmp_path, changes, words):
+    model = adapted("llama", "slice")
+    model.save_pretrained(tmp_path)
+    change_config(tmp_path, **changes)
+    refused(model, tmp_path, words)
 
 
 def test_a_config_names_the_linears_it_was_made_for(tmp_path):

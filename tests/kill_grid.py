@@ -1,5 +1,5 @@
-"""Kills a running grid at random moments: its driver, a job's process, a kernel. What is left has to be
-whole at every moment, and in the end every row is there once.
+"""Kills a running grid at random moments: its driver, the server that forks jobs, a job's process, a
+kernel. What is left has to be whole at every moment, and in the end every row is there once.
 
     python tests/kill_grid.py --kills 20 --seed 7
 
@@ -40,8 +40,12 @@ STEPS = 40
 STAGES = ["starting", "loading", "training", "scoring"]
 # Seconds of processor time from the begin of a stage to a kill at most; on a busy machine seconds of a
 # clock would always end while jobs start.
-LATEST = {"starting": 6.0, "loading": 2.0, "training": 2.0, "scoring": 3.0}
-TARGETS = {"job": "bslora_kit.jobs.run_job", "kernel": "ipykernel_launcher"}
+LATEST = {"starting": 8.0, "loading": 1.0, "training": 2.0, "scoring": 1.0}
+TARGETS = {
+    "server": "bslora-server",
+    "job": "bslora-job",
+    "kernel": "bslora-kernel",
+}  # names of processes
 
 
 def start_driver(folder: Path, out: Path, rows: list[dict] = ROWS) -> subprocess.Popen[str]:
@@ -107,7 +111,7 @@ def kill(driver: subprocess.Popen[str], target: str, draw: random.Random) -> boo
     found = []
     for process in psutil.Process(driver.pid).children(recursive=True):
         try:
-            if TARGETS[target] in process.cmdline():
+            if process.name() == target:
                 found.append(process)
         except psutil.Error:  # it has ended meanwhile
             continue
@@ -164,7 +168,7 @@ def kill_at_random(root: Path, kills: int, draw: random.Random) -> Iterator[str]
         AssertionError: if something is lost, doubled or half.
     """
     targets = itertools.chain.from_iterable(
-        draw.sample(["driver", *TARGETS], 3) for _ in itertools.count()
+        draw.sample(["driver", *TARGETS], 4) for _ in itertools.count()
     )
     for number in itertools.count():
         folder = root / str(number)

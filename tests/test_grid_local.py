@@ -21,11 +21,11 @@ def started(monkeypatch) -> list[dict[str, str]]:
     """The environments of the jobs that were started."""
     environments = []
 
-    def start(asked, folder, environment):
+    def start(engine, row, environment):
         environments.append(environment)
         return subprocess.Popen(["cat"], stdin=subprocess.PIPE)
 
-    monkeypatch.setattr(local, "start_process", start)
+    monkeypatch.setattr(LocalEngine, "_process_of", start)
     return environments
 
 
@@ -86,3 +86,32 @@ def test_without_a_gpu_jobs_keep_their_environment(started, monkeypatch, tmp_pat
     with LocalEngine(2, processes=2) as engine:
         engine.start(Row({}, tmp_path)).stop()
     assert gpus_of(started) == [None]
+
+
+@pytest.mark.parametrize(
+    ("system", "gpus", "forked"), [("linux", "", True), ("linux", "0", False), ("darwin", "", False)]
+)
+def test_jobs_are_forked_on_linux_where_there_are_no_gpus(system, gpus, forked, monkeypatch, tmp_path):
+    monkeypatch.setattr(local.sys, "platform", system)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", gpus)
+    begun = []
+
+    class Server:
+        alive = True
+
+        def __init__(self, environment, errors):
+            begun.append(f"server with {environment['OMP_NUM_THREADS']} threads")
+
+        def start(self, asked, folder, environment):
+            begun.append(asked["row"])
+
+        def close(self):
+            begun.append("closed")
+
+    monkeypatch.setattr(local, "ForkServer", Server)
+    monkeypatch.setattr(local, "cores", lambda: 8)
+    monkeypatch.setattr(local, "start_process", lambda asked, folder, environment: None)
+    with LocalEngine(2) as engine:
+        for name in ("a", "b"):
+            engine._process_of(Row({"row": name}, tmp_path), local.job_environment(4, "", 1))
+    assert begun == (["server with 4 threads", "a", "b", "closed"] if forked else [])

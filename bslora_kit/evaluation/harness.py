@@ -1,10 +1,11 @@
 """lm-evaluation-harness on a model in memory; the one module of the kit that imports lm_eval.
 
 `score` runs the definitions of `tasks` and returns one record per item. It differs from
-`lm_eval.simple_evaluate` in three things; times are CPU seconds of one thread with lm_eval 0.4.13, the
+`lm_eval.simple_evaluate` in four things; times are CPU seconds of one thread with lm_eval 0.4.13, the
 shipped base and the eight mini tasks (4,320 items):
     - jinja templates are compiled once each, not once per item and use: 15 s instead of 25 s
     - lm_eval's own task folder is not indexed: 8 s less
+    - a task's items are processed once, not at each look at them
     - no reseeding, no change of mode, no log line or bar per task
 Numbers are those of the stock command line (tests/test_evaluation.py compares them item by item).
 """
@@ -207,6 +208,8 @@ def _load(definitions: Sequence[TaskDefinition], shots: int, seed: int) -> dict[
                     f"official {definition.template.name}: a column is missing or the label is not "
                     f"as there ({error})"
                 ) from error
+            # The harness goes through the items several times, and has them processed anew each time.
+            task.test_docs = functools.cache(task.task_docs.to_list)
             task.set_config(key="num_fewshot", value=shots)
             task.set_fewshot_seed(seed=seed)
             tasks[definition.name] = task

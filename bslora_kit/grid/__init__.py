@@ -2,7 +2,8 @@
 
 file, rows      a grid file, and the runs that follow from it
 driver          starts jobs, watches them, keeps their order, starts lost ones again
-engine          what runs them: local (processes of this machine) or ray_cluster (many machines)
+engine          what runs them: local (processes of this machine, on Linux copies of a fork_server) or
+                ray_cluster (many machines)
 status_lines    what a person reads meanwhile
 report          the table at the end
 command         python -m bslora_kit.grid

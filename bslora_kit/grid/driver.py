@@ -1,6 +1,6 @@
 """Runs the missing rows of a grid on an engine, and starts again what a lost machine left.
 
-    driver --- engine --- job: python -m bslora_kit.jobs.run_job --- kernel of the notebook
+    driver --- engine --- job: bslora_kit.jobs.run_job --- kernel of the notebook
                       \\-- job ...
 
 A job tells how it is by files in its folder (progress.json, result.json, error.txt), so the driver can

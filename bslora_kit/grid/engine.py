@@ -2,9 +2,9 @@
 
     driver --start(row)--> engine --> RunningJob: began, poll(), stop()
 
-Both engines run a job as the same process, `python -m bslora_kit.jobs.run_job`, in a folder that the
-driver sees too: its progress, its result and its errors are files there, so an engine only has to say
-whether the process still runs.
+Both engines run a job as a process of `bslora_kit.jobs.run_job`, a new one or a copy of one that has
+imported what it needs (`fork_server`), in a folder that the driver sees too: its progress, its result
+and its errors are files there, so an engine only has to say whether the process still runs.
 """
 
 from __future__ import annotations

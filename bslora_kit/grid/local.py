@@ -1,5 +1,9 @@
 """Jobs as processes of this machine, a few side by side.
 
+On Linux they are copies of one process that has imported what they need (see `fork_server`). On other
+systems a fork is not safe behind the system's own libraries, and on GPUs, where a job takes far longer
+than its imports, CUDA owes nothing to a fork: there each is a new process.
+
 Where there are GPUs each job sees one of them, the one with the fewest jobs: with more jobs than GPUs
 several share one, and its memory has to hold them all.
 """
@@ -9,15 +13,18 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from bslora_kit.grid.engine import End, end_of, job_environment, start_process
+from bslora_kit.grid.fork_server import ForkedProcess, ForkServer
 from bslora_kit.grid.rows import Row
 from bslora_kit.jobs.provenance import cores
 
@@ -25,7 +32,7 @@ from bslora_kit.jobs.provenance import cores
 class LocalJob:
     """A process of this machine."""
 
-    def __init__(self, process: subprocess.Popen[bytes], gpus: Sequence[str]):
+    def __init__(self, process: subprocess.Popen[bytes] | ForkedProcess, gpus: Sequence[str]):
         self.began: float | None = time.monotonic()
         self.gpus = gpus
         self._process = process
@@ -36,7 +43,7 @@ class LocalJob:
         return None if status is None else end_of(status)
 
     def stop(self) -> None:
-        """Kills it; its kernel sees that and ends within a second."""
+        """Kills it, and so its kernel."""
         self._process.kill()
         self._process.wait()
 
@@ -61,6 +68,7 @@ class LocalEngine:
             )
         self._jobs: list[LocalJob] = []
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._server: ForkServer | None = None
 
     def __enter__(self) -> Self:
         # Sockets and scratch files of jobs lie where they are removed when the driver ends.
@@ -73,6 +81,9 @@ class LocalEngine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
         self._temporary.cleanup()
 
     def start(self, row: Row) -> LocalJob:
@@ -82,9 +93,18 @@ class LocalEngine:
         gpus = self._least_used()
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-        job = LocalJob(start_process(row.asked, row.folder, environment), gpus)
+        job = LocalJob(self._process_of(row, environment), gpus)
         self._jobs.append(job)
         return job
+
+    def _process_of(
+        self, row: Row, environment: Mapping[str, str]
+    ) -> subprocess.Popen[bytes] | ForkedProcess:
+        if self._gpus or sys.platform != "linux":
+            return start_process(row.asked, row.folder, environment)
+        if self._server is None or not self._server.alive:
+            self._server = ForkServer(environment, Path(self._temporary.name) / "server.log")
+        return self._server.start(row.asked, row.folder, environment)
 
     def _least_used(self) -> list[str]:
         """The GPUs for the next job; none where there are none."""

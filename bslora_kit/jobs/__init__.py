@@ -2,6 +2,6 @@
 
 parameters, profiles, inputs   what a run is asked for, and what follows from it
 job                            the stages of a run, which notebooks/20_run_one_row.ipynb calls
-run_job                        that notebook by papermill, in a process of its own
+run_job, notebook              that notebook by papermill, in a process and a kernel of its own
 lock, progress, provenance     one process a folder; how far it is; what it ran with
 """

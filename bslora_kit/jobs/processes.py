@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 
 from bslora_kit import paths
-from bslora_kit.jobs.run_job import end_with_parent
+from bslora_kit.jobs.prctl import end_with_parent
 
 VARIABLE = "BSLORA_KIT_PROCESSES"  # of the environment: how many processes train a job
 PROBLEM = "cannot take part: "  # before the line in which a process says why it has failed

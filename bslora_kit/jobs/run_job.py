@@ -8,29 +8,29 @@ decided by result.json alone: a notebook saved after the death of its kernel loo
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import json
 import os
-import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bslora_kit.files import write_text
 from bslora_kit.jobs.lock import RunInUse
 from bslora_kit.jobs.parameters import differences, resolve
+from bslora_kit.jobs.prctl import end_with_parent, name_process
 from bslora_kit.jobs.progress import read_progress
 from bslora_kit.paths import NOTEBOOKS, ROOT
+
+if TYPE_CHECKING:
+    from bslora_kit.jobs.notebook import StandbyKernel
 
 NOTEBOOK = NOTEBOOKS / "20_run_one_row.ipynb"
 EXIT_FAILED, EXIT_IN_USE, EXIT_DISK_FULL = 1, 3, 4
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-_START_TIMEOUT = 300  # seconds; a kernel starts slowly beside many others
 
 
 class JobFailed(RuntimeError):
@@ -41,12 +41,15 @@ class JobFailed(RuntimeError):
         self.summary, self.error_file = summary, error_file
 
 
-def run_job(params: Mapping[str, Any], notebook: Path = NOTEBOOK) -> dict[str, Any]:
+def run_job(
+    params: Mapping[str, Any], notebook: Path = NOTEBOOK, standby: StandbyKernel | None = None
+) -> dict[str, Any]:
     """Executes the notebook with these parameters.
 
     Args:
         params: of `parameters.DEFAULTS`; out_dir has to be among them.
         notebook: the job's notebook.
+        standby: the process that becomes its kernel; None starts a new one.
 
     Returns:
         The content of result.json.
@@ -56,12 +59,14 @@ def run_job(params: Mapping[str, Any], notebook: Path = NOTEBOOK) -> dict[str, A
         RunInUse: if another process is at this run; nothing is touched.
         OSError: if the run folder takes no file, not even error.txt.
     """
+    from bslora_kit.jobs.notebook import execute  # papermill, which the driver of a grid can do without
+
     folder = ROOT / params["out_dir"]
     folder.mkdir(parents=True, exist_ok=True)
     part = folder / f"run.part.{os.getpid()}.ipynb"
     with tempfile.TemporaryDirectory(prefix="bslora-") as sockets:
         try:
-            _execute(notebook, part, params, Path(sockets))
+            execute(notebook, part, params, Path(sockets), standby)
             error = None
         except Exception as raised:  # whatever a notebook may raise, the result file decides
             error = raised
@@ -84,47 +89,6 @@ def record_failure(folder: Path, summary: str, details: str = "") -> JobFailed:
     path = folder / "error.txt"
     write_text(path, f"{summary}\n\n{details}".rstrip() + "\n")
     return JobFailed(summary, path)
-
-
-def _execute(notebook: Path, output: Path, params: Mapping[str, Any], sockets: Path) -> None:
-    with _kept_out("rfc3987_syntax"):
-        import papermill
-        from jupyter_client import AsyncKernelManager
-
-    class KernelManager(AsyncKernelManager):
-        """Sockets in a folder of their own: TCP ports of kernels that start together can clash."""
-
-        def __init__(self, **options: Any):
-            super().__init__(transport="ipc", ip=str(sockets / "k"), **options)
-
-    papermill.execute_notebook(
-        notebook,
-        output,
-        parameters=dict(params),
-        kernel_name="python3",
-        progress_bar=False,
-        start_timeout=_START_TIMEOUT,
-        cwd=NOTEBOOKS,
-        kernel_manager_class=KernelManager,
-        store_widget_state=False,
-    )
-
-
-@contextmanager
-def _kept_out(name: str) -> Iterator[None]:
-    """Has imports go without a module that they can do without.
-
-    jsonschema builds a grammar of international addresses for a check of formats that notebooks do not
-    ask for: 1.8 of the 2.6 s that the import of papermill takes.
-    """
-    if name in sys.modules:
-        yield
-        return
-    sys.modules[name] = None  # type: ignore[assignment]  # importing it now raises ImportError
-    try:
-        yield
-    finally:
-        del sys.modules[name]
 
 
 def _is_of(result: Path, params: Mapping[str, Any]) -> bool:
@@ -166,19 +130,17 @@ def _why(error: Exception | None, folder: Path) -> tuple[str, str]:
     return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
 
 
-def end_with_parent() -> None:
-    """Has the kernel of Linux end this process when the one that started it is gone."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-
-
 def main() -> int:
     """Reads the parameters from standard input; the exit status says how it went."""
     end_with_parent()
-    params = json.load(sys.stdin)
+    name_process("bslora-job")
+    return exit_status_of(json.load(sys.stdin))
+
+
+def exit_status_of(params: Mapping[str, Any], standby: StandbyKernel | None = None) -> int:
+    """Runs a job as the only thing that a process does; arguments as those of `run_job`."""
     try:
-        run_job(params)
+        run_job(params, standby=standby)
     except RunInUse as error:
         print(error, file=sys.stderr)
         return EXIT_IN_USE

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch.distributed
 
 from bslora_kit.jobs.job import Job
+from bslora_kit.jobs.prctl import end_with_parent
 from bslora_kit.jobs.processes import PROBLEM
-from bslora_kit.jobs.run_job import end_with_parent
 
 
 def main(folder: str) -> int:

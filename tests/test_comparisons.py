@@ -1,6 +1,8 @@
 """All pairs of a table's rows: against scipy and hand-made sets; the page that shows them."""
 
+import io
 import itertools
+import math
 
 import numpy
 import pandas
@@ -18,6 +20,7 @@ from bslora_kit.tables import (
     seed_scores,
     with_places,
 )
+from bslora_kit.tables.discordant import beside_intervals
 
 
 @pytest.fixture
@@ -48,8 +51,53 @@ def test_seed_errors_are_those_of_the_seeds_differences(pairs):
     """The base is one run for both seeds, so the seeds' differences are 30 and 50 points."""
     row = pairs.set_index(["a", "b"]).loc[("base", "share-b-8")]
     assert row["stderr_seeds"] == pytest.approx(scipy.stats.sem([30, 50]))
+    row = pairs.set_index(["a", "b"]).loc[("base", "gt-2-4-16")]  # 63.75 and 67.5 vary less than most
+    within = (numpy.var([60, 80], ddof=1) + numpy.var([63.75, 67.5], ddof=1)) / 2
+    assert row["stderr_seeds"] == pytest.approx(math.sqrt(within / 2))
     row = pairs.set_index(["a", "b"]).loc[("share-b-8", "gt-2-4-16")]
     assert row["stderr_seeds"] == pytest.approx(scipy.stats.sem([60 - 63.75, 80 - 67.5]))
+
+
+def test_mcnemar_stands_beside_the_intervals(pairs):
+    """Base and ShareLoRA: ShareLoRA alone has 3 and 5 of ten in each task right, in facts of two items.
+
+    The base has items 0 to 2 of a task right and ShareLoRA 0 to 5 or 0 to 7, so that facts 1 to 3 have
+    balances of 2, 4 and 2 over both seeds: 24 facts, all of one sign.
+    """
+    row = pairs.set_index(["a", "b"]).loc[("base", "share-b-8")]
+    assert (row["only_a"], row["only_b"]) == (0, 8 * 8)
+    assert row["p_mcnemar"] == pytest.approx(2 / 2**24)
+    assert row["seeds_mcnemar"] == 2
+    assert (pairs["p_mcnemar_holm"] >= pairs["p_mcnemar"]).all()
+    assert row["p_mcnemar_holm"] == pytest.approx(3 * row["p_mcnemar"])
+    # ShareLoRA has one more right in seven tasks and three in boolq with seed 1: nine facts of one sign,
+    # 2 / 2^9. With seed 0 it has three fewer, in two facts: the other side.
+    row = pairs.set_index(["a", "b"]).loc[("share-b-8", "gt-2-4-16")]
+    assert (row["only_a"], row["only_b"]) == (7 + 3, 3)
+    assert row["seeds_mcnemar"] == 1
+
+
+def test_all_pairs_are_written_in_every_form(folder, pairs, tmp_path):
+    results = tables.read_results(folder)
+    frame = with_places(tables.table(results, GRID), pairs)
+    place = tmp_path / "written"
+    place.mkdir()
+    paths = tables.write_tables(place, "Rows & runs", frame, [], go.Figure(), None, pairs)
+    assert [path.name for path in paths[4:]] == ["pairs.md", "pairs.csv", "pairs.tex"]
+    marked, separate, latex = (path.read_text() for path in paths[4:])
+    back = pandas.read_csv(io.StringIO(separate))
+    pandas.testing.assert_frame_equal(back, pairs, check_dtype=False)
+    lines = [line for line in marked.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(pairs)
+    cells = [cell.strip() for cell in lines[2].split("|")[1:-1]]
+    assert cells[:3] == ["Base", "ShareLoRA 8", "-40.00"]
+    assert cells[-4:] == ["0", "64", f"{pairs.loc[0, 'p_mcnemar_holm']:.2g}", "2 of 2"]
+    body = latex.split(r"\endlastfoot")[1].split(r"\end{longtable}")[0].strip().splitlines()
+    assert len(body) == len(pairs) and all(line.count("&") == len(cells) - 1 for line in body)
+    assert r"Rows \& runs: all pairs of rows" in latex and "±" not in latex
+    page = paths[3].read_text()
+    for text in (marked, latex, page):
+        assert "says nothing of other seeds, however small its p" in text
 
 
 def test_p_values_are_adjusted_over_the_table(pairs):
@@ -83,7 +131,14 @@ def made_up(told):
     means = frame.set_index("row")["mean"]
     rows = [
         {"a": one, "b": other, "method_a": one, "method_b": other, "smallest": 1.0, "seeds": 1}
-        | {"difference": means[one] - means[other], "low": 0.0, "high": 0.0, "p_holm": 0.5}
+        | {
+            "difference": means[one] - means[other],
+            "low": 0.0,
+            "high": 0.0,
+            "p_holm": 0.5,
+            "stderr_seeds": 0.1,
+        }
+        | {"stderr": 0.3, "freedom": 30.0, "p_mcnemar_holm": 0.5}
         | {"distinguishable": {one, other} in told}
         for one, other in itertools.combinations(frame["row"], 2)
     ]
@@ -108,7 +163,7 @@ def test_places_are_those_on_one_base():
     assert sets["places"].to_dict() == {"d": "2", "b": "1", "a": "1", "c": "2"}
     seen = with_places(frame, pairs).set_index("row")["against_best"].to_dict()
     assert seen == {"d": "below", "b": "best", "a": "best", "c": "below"}
-    assert in_words(frame, pairs)[2:] == [
+    assert in_words(frame, pairs)[3:] == [
         "Highest mean on small: b. Not distinguishable from it: no row.",
         "Highest mean on large: a. Not distinguishable from it: no row.",
     ]
@@ -127,7 +182,11 @@ def test_a_table_prints_what_is_not_distinguishable():
     assert seen == {"d": "below", "a": "best", "c": "below", "b": "not distinguishable"}
     said = in_words(frame, pairs)
     assert said[0].startswith("3 of 6 pairs of rows are distinguishable")
-    assert said[2] == "Highest mean: a. Not distinguishable from it: b."
+    assert said[2] == (
+        "McNemar's test, of these trained models alone and with all answers weighing the same: "
+        "0 of 6 pairs differ, Holm over the table."
+    )
+    assert said[3] == "Highest mean: a. Not distinguishable from it: b."
 
 
 def test_pairs_are_turned_towards_one_row(pairs):
@@ -159,6 +218,8 @@ def test_a_grid_without_results_has_no_pairs(tmp_path):
     pairs = comparisons([], GRID)
     frame = tables.table([], GRID)
     assert len(pairs) == 0 and in_words(frame, pairs) == []
+    assert "p_mcnemar_holm" in pairs and len(tables.pairs_view(pairs)) == 0
+    assert beside_intervals(pairs).to_numpy().tolist() == [[0, 0], [0, 0]]
     assert with_places(frame, pairs)["places"].isna().all()
 
 
@@ -194,6 +255,7 @@ def test_rows_that_only_mmlu_scored_are_compared_on_it(tmp_path):
     pairs = comparisons(results, GRID)
     frame = with_places(tables.table(results, GRID), pairs)
     assert pairs["difference"].tolist() == pytest.approx([-50])
-    assert frame["places"].isna().all() and len(in_words(frame, pairs)) == 2
+    assert frame["places"].isna().all() and len(in_words(frame, pairs)) == 4
+    assert in_words(frame, pairs)[2].startswith("One seed:")
     page = tables.to_html("MMLU", frame, [], go.Figure(), None, pairs, seed_scores(results, GRID))
     assert "All pairs (1)" in page

@@ -1,5 +1,7 @@
 """Which rows a question compares, and what is said of the outcome; results are made up by hand."""
 
+import re
+
 import numpy
 import pandas
 import pytest
@@ -15,10 +17,16 @@ from bslora_kit.tables.contrasts import Contrast, contrasts, smallest_of, summar
 from bslora_kit.tables.questions import (
     at_equal_budget,
     between_places,
-    falling_rows,
     led_by_seed,
     led_in_words,
+    noise_in_words,
     of_variants,
+    scaled_down,
+)
+from bslora_kit.tables.rates_used import falling_in_words, falling_rows, rates_in_words
+
+ONE_SEED = (
+    "One seed: this holds for these trained models on other items and says nothing of other seeds."
 )
 
 
@@ -91,7 +99,7 @@ def test_the_leader_of_each_seed_leaves_out_rows_that_lack_one():
     seeds = pandas.DataFrame(
         [("a", 0, 60.0), ("b", 0, 62.0), ("c", 0, 70.0), ("a", 1, 63.0), ("b", 1, 59.5)],
         columns=["method", "seed", "mean"],
-    )
+    ).assign(row=lambda frame: "row-" + frame["method"])
     found = led_by_seed(seeds)
     assert found.to_dict("list") == {
         "seed": [0, 1],
@@ -105,13 +113,42 @@ def test_the_leader_of_each_seed_leaves_out_rows_that_lack_one():
     assert len(led_by_seed(seeds.iloc[:1])) == 0
 
 
+def test_rows_with_one_label_go_by_their_names():
+    seeds = pandas.DataFrame(
+        [("lora-lr-1", "LoRA", 60.0), ("lora-lr-2", "LoRA", 62.0), ("base", "Base", 50.0)],
+        columns=["row", "method", "mean"],
+    ).assign(seed=0)
+    found = led_by_seed(seeds)
+    assert (found.loc[0, "leads"], found.loc[0, "last"]) == ("lora-lr-2", "Base")
+
+
+def test_the_larger_source_of_noise_is_named_where_it_is_known():
+    errors = pandas.DataFrame(
+        {"stderr_items": [0.5, 0.5, 0.5], "stderr_seeds": [0.7, 0.2, numpy.nan]}, list("abc")
+    )
+    assert noise_in_words(errors) == (
+        "Seeds are a larger source of noise than items in 1 of the 2 grids with several seeds: a. "
+        "Nothing is known of other seeds in c: one seed a row."
+    )
+    assert noise_in_words(errors.iloc[2:]) == "Nothing is known of other seeds in c: one seed a row."
+    assert noise_in_words(errors.iloc[1:2]).endswith("0 of the 1 grids with several seeds.")
+
+
+def test_what_has_not_been_trained_yet_is_said(tmp_path):
+    assert set(scaled_down([])["here"]) == {"none yet"}
+    write_run(tmp_path, "base", 0, 3)
+    here = scaled_down(tables.read_results(tmp_path))["here"]
+    assert here["test items"] == "80"
+    assert set(here.drop("test items")) == {"none yet"}
+
+
 def test_rows_that_fall_below_a_smaller_one_of_their_method():
     table = pandas.DataFrame(
         {
             "row": ["share-8", "share-32", "ss", "ke"],
             "method": ["ShareLoRA", "ShareLoRA", "BSLoRA (SS)", "BSLoRA (KE)"],
             "parameters": [8, 32, 16, 64],
-            "lr": 0.012,
+            "lr": [0.012, 0.006, 0.012, 0.012],
         }
     )
     pairs = pandas.DataFrame(
@@ -123,9 +160,31 @@ def test_rows_that_fall_below_a_smaller_one_of_their_method():
         }
     )
     found = falling_rows(table, pairs)  # the others are pairs of two methods
-    assert found.to_numpy().tolist() == [["share-32", "share-8", -4.0, 0.012]]
+    assert found.to_numpy().tolist() == [["share-32", "share-8", -4.0, 0.006, 0.012]]
+    assert falling_in_words(found) == [
+        "share-32 (rate 0.006) lies below share-8, with a lower rate than share-8, so its rate alone may"
+        " not explain it."
+    ]
+    same = falling_rows(table.assign(lr=0.012), pairs)
+    assert falling_in_words(same)[0].startswith(
+        "share-32 (rate 0.012) lies below share-8, with no lower"
+    )
+    assert falling_in_words(same.iloc[:0])[0].startswith("No row lies distinguishably below")
     assert len(falling_rows(table, pairs.assign(distinguishable=False))) == 0
     assert len(falling_rows(table, pairs.assign(difference=-1.0))) == 0  # the larger row is the better
+
+
+def test_the_origin_of_rates_is_what_the_results_say():
+    runs = [("a", 0.01, "tuned on base, rates.yaml"), ("b", 0.02, "tuned on base, rates.yaml")]
+    runs += [("c", 0.0001, "published"), ("c", 0.0001, "published")]
+    results = [
+        {"run": {"row": row, "method": "lora", "lr": rate, "lr_from": origin}}
+        for row, rate, origin in runs
+    ]
+    assert rates_in_words([{"run": {"row": "base", "method": "none"}}, *results]) == [
+        "Rate of 2 rows: tuned on base, rates.yaml; 0.01 to 0.02.",
+        "Rate of 1 row: the published one for all methods; 0.0001.",
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +210,7 @@ def test_a_group_answers_as_the_mean_of_its_rows(results):
     assert found["difference"].tolist() == pytest.approx([(70 + gate.mean()) / 2 - 30, gate.mean() - 70])
     assert found.loc[1, "stderr_seeds"] == pytest.approx(stats.sem(gate - [60, 80]))
     said = verdicts(found)
-    assert said[1].startswith("GT and Share are not distinguishable: -3.8 points, 95 % interval ")
+    assert re.match(r"GT and Share are not distinguishable: -3\.[78] points, 95 % interval ", said[1])
     assert f"of {found.loc[1, 'smallest']:.1f} points would have shown" in said[1]
     assert summary(found.iloc[1:]).startswith("0 of 1 comparisons are distinguishable, Holm over the 1.")
 
@@ -161,10 +220,10 @@ def test_verdicts_of_one_seed_say_so(results):
     found = contrasts(one, GRID, [Contrast("Share", "base", ("share-b-8",), ("base",))])
     assert found["distinguishable"].all()
     assert verdicts(found)[0].startswith("Share is above base: +30.0 points, 95 % interval")
-    assert verdicts(found)[0].endswith("One seed: this holds for these runs and says nothing of others.")
+    assert verdicts(found)[0].endswith(ONE_SEED)
     assert summary(found).startswith("1 of 1 comparisons are distinguishable")
     assert "Share above base (+30.0)" in summary(found)
-    assert summary(found).endswith("One seed: this holds for these runs and says nothing of others.")
+    assert summary(found).endswith(ONE_SEED)
     assert verdicts(found.iloc[:0])[0].startswith("Nothing to compare")
 
 
@@ -185,7 +244,10 @@ def test_contrasts_are_drawn_with_their_verdicts(results):
     told, level = contrast_plot(found).data
     assert list(told.x) == pytest.approx([40]) and list(level.x) == pytest.approx([-3.75])
     assert list(level.y) == ["GT<br>less Share"]
-    assert contrast_plot(found).layout.title.text == "1 of 2 planned comparisons exceed the noise"
+    title = "1 of 2 planned comparisons exceed the noise"
+    assert contrast_plot(found).layout.title.text == title
+    single = contrast_plot(found.assign(stderr_seeds=numpy.nan))
+    assert single.layout.title.text == f"{title} of items; one seed"
     with pytest.raises(ValueError, match="there is no contrast to draw"):
         contrast_plot(found.iloc[:0])
 

@@ -10,7 +10,6 @@ import math
 import numpy
 import pandas
 import pytest
-import scipy.special
 import scipy.stats
 import statsmodels.api
 import statsmodels.stats.power
@@ -19,6 +18,8 @@ from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmode
 from bslora_kit.statistics import (
     crossed_difference,
     holm,
+    influence_of,
+    interval_of,
     mcnemar,
     mean_interval,
     paired_difference,
@@ -105,21 +106,17 @@ def test_mean_interval_is_scipys(draw):
 
 def test_interval_by_fact_covers_the_truth_and_by_item_does_not(draw):
     """40 facts asked five times; a fact is known to a run or not, and that decides most answers."""
-    clusters = numpy.repeat(numpy.arange(40), 5)
-    hits = {"by fact": 0, "by item": 0}
-    repeats = 1000
-    for _ in range(repeats):
-        known_a, known_b = draw.random((2, 40)) < [[0.6], [0.5]]
-        a = draw.random(200) < numpy.where(known_a[clusters], 0.95, 0.25)
-        b = draw.random(200) < numpy.where(known_b[clusters], 0.95, 0.25)
-        truth = 0.1 * 0.7
-        for name, interval in {
-            "by fact": paired_difference(a, b, clusters=clusters),
-            "by item": paired_difference(a, b),
-        }.items():
-            hits[name] += interval.low <= truth <= interval.high
-    assert 0.93 <= hits["by fact"] / repeats <= 0.97
-    assert hits["by item"] / repeats < 0.88
+    facts, repeats, truth = numpy.repeat(numpy.arange(40), 5), 1000, 0.1 * 0.7
+    known = draw.random((2, 40, repeats)) < numpy.reshape([0.6, 0.5], (2, 1, 1))
+    right = draw.random((2, 200, repeats)) < numpy.where(known[:, facts], 0.95, 0.25)
+    differences = right[0].astype(float) - right[1]
+    hits = {}
+    for name, clusters in {"by fact": facts, "by item": None}.items():
+        every = influence_of(differences, clusters)
+        intervals = [interval_of(part) for part in parts(every, 1)]
+        hits[name] = numpy.mean([interval.low <= truth <= interval.high for interval in intervals])
+    assert 0.93 <= hits["by fact"] <= 0.97
+    assert hits["by item"] < 0.88
 
 
 def runs(draw: numpy.random.Generator, seed_spread: float, seeds: int = 3) -> list:
@@ -150,32 +147,21 @@ def runs(draw: numpy.random.Generator, seed_spread: float, seeds: int = 3) -> li
 )
 def test_interval_over_seeds_covers_the_truth(draw, seeds, of_facts, of_seeds):
     """Whether items or seeds move the difference more, or only what both do together."""
-    facts = numpy.repeat(numpy.arange(40), 2)
-    repeats, hits = 1000, 0
-    for _ in range(repeats):
-        differences = 0.05 + draw.normal(0, 0.4, (80, seeds)) + draw.normal(0, of_seeds, seeds)
-        interval = crossed_difference(differences + draw.normal(0, of_facts, (40, 1))[facts], facts)
-        hits += interval.low <= 0.05 <= interval.high
-    assert 0.93 <= hits / repeats <= (0.97 if seeds == 5 else 0.985)
+    facts, repeats = numpy.repeat(numpy.arange(40), 2), 1000
+    differences = 0.05 + draw.normal(0, 0.4, (80, repeats, seeds))
+    differences += draw.normal(0, of_facts, (40, repeats, 1))[facts]
+    differences += draw.normal(0, of_seeds, (repeats, seeds))
+    every = influence_of(differences.reshape(80, -1), facts)
+    intervals = [interval_of(part) for part in parts(every, seeds)]
+    hits = numpy.mean([interval.low <= 0.05 <= interval.high for interval in intervals])
+    assert 0.93 <= hits <= (0.97 if seeds == 5 else 0.985)
 
 
-@pytest.mark.parametrize("seeds", [1, 5])
-def test_2000_tables_of_equal_methods(seeds):
-    """Three equal methods, 40 facts asked twice: intervals hold 0, Holm rejects in one table of 20."""
-    draw = numpy.random.default_rng(2)
-    facts = numpy.repeat(numpy.arange(40), 2)
-    tables, hits, false_alarms = 2000, 0, 0
-    for _ in range(tables):
-        hard = draw.normal(0, 1.5, 40)[facts] + draw.normal(0, 1, 80)
-        known = draw.normal(0, 1, (3, seeds, 40))[:, :, facts]
-        luck = draw.normal(0, 0.2 if seeds > 1 else 0, (3, seeds, 1))
-        right = draw.random((3, seeds, 80)) < scipy.special.expit(hard + known + luck)
-        pairs = [(right[a].astype(float) - right[b]).T for a, b in ((0, 1), (0, 2), (1, 2))]
-        intervals = [crossed_difference(pair, facts) for pair in pairs]
-        hits += sum(interval.low <= 0 <= interval.high for interval in intervals)
-        false_alarms += 3 * min(interval.p_value for interval in intervals) < 0.05  # Holm's first step
-    assert 0.93 <= hits / (3 * tables) <= 0.97
-    assert 0.02 <= false_alarms / tables <= 0.065
+def parts(influence, columns):
+    """Neighbouring columns of an influence, so many at a time: one simulated table each."""
+    for start in range(0, len(influence.means), columns):
+        chosen = slice(start, start + columns)
+        yield influence._replace(means=influence.means[chosen], summed=influence.summed[:, chosen])
 
 
 def test_clustered_errors_are_those_of_statsmodels(draw):
@@ -196,6 +182,41 @@ def test_mcnemar_is_that_of_statsmodels(draw):
     a, b = draw.random(300) < 0.7, draw.random(300) < 0.6
     table = [[(a & b).sum(), (a & ~b).sum()], [(~a & b).sum(), (~a & ~b).sum()]]
     assert mcnemar(a, b).p_value == pytest.approx(mcnemar_of_statsmodels(table, exact=True).pvalue)
+
+
+def test_mcnemar_by_cluster_is_scipys_permutation_test(draw):
+    """Every way to exchange A and B within a cluster, counted by scipy: twelve clusters, 4,096 ways."""
+    clusters = draw.integers(0, 12, 60)
+    a, b = draw.random(60) < 0.75, draw.random(60) < 0.45
+    sums = [numpy.bincount(clusters, answers) for answers in (a, b)]
+    theirs = scipy.stats.permutation_test(
+        sums,
+        lambda one, other, axis: (one - other).sum(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=numpy.inf,
+    )
+    ours = mcnemar(a, b, clusters)
+    assert (ours.only_a, ours.only_b) == ((a & ~b).sum(), (b & ~a).sum())
+    assert ours.p_value == pytest.approx(theirs.pvalue, rel=1e-9)
+
+
+def test_mcnemar_of_many_clusters_is_the_chi_square_test_of_their_balances(draw):
+    """Square of the summed balances over the sum of their squares (Durkalski et al. 2003)."""
+    clusters = numpy.repeat(numpy.arange(400), 6)
+    a, b = draw.random(2400) < 0.60, draw.random(2400) < 0.57
+    balances = numpy.bincount(clusters, a.astype(float) - b)
+    chi_square = balances.sum() ** 2 / (balances**2).sum()
+    assert mcnemar(a, b, clusters).p_value == pytest.approx(scipy.stats.chi2.sf(chi_square, 1), abs=0.01)
+
+
+def test_mcnemar_of_repeated_seeds_counts_an_item_once(draw):
+    """The same run as two seeds: twice the answers, the same evidence."""
+    a, b = draw.random(100) < 0.7, draw.random(100) < 0.6
+    once, items = mcnemar(a, b), numpy.arange(100)
+    twice = mcnemar(numpy.tile(a, 2), numpy.tile(b, 2), numpy.tile(items, 2))
+    assert (twice.only_a, twice.only_b) == (2 * once.only_a, 2 * once.only_b)
+    assert twice.p_value == pytest.approx(once.p_value)
 
 
 def test_errors_of_items_and_seeds_stand_apart(draw):

@@ -10,6 +10,7 @@ import re
 import pandas
 import plotly.graph_objects as go
 import pytest
+import scipy.stats
 
 from bslora_kit import published, tables
 from bslora_kit.evaluation.scores import Evaluation
@@ -175,6 +176,31 @@ def test_about_says_what_the_numbers_are(folder):
     assert any("they are not the paper's" in line for line in lines)
     assert "Fewer seeds than the others: gt-2-4-16." in lines
     assert "/somewhere" not in "".join(lines)
+
+
+def test_about_says_how_much_seeds_move_a_score(folder):
+    """ShareLoRA scores 60 and 80: a standard deviation of 14.14 points; GT 55 and 56.25 then 0.88."""
+    results = tables.read_results(folder)
+    lines = tables.about(results, tables.table(results, GRID))
+    assert "Seeds move the score of a run by 14.14 points (standard deviation, one row)." in lines
+    write_run(folder, "gt-2-4-16", 2, dict.fromkeys(TASKS, 5) | {"openbookqa": 10})
+    results = tables.read_results(folder)
+    said = " ".join(tables.about(results, tables.table(results, GRID)))
+    together = math.sqrt((200 + 1.25**2 / 2) / 2)
+    assert (
+        f"by {together:.2f} points (standard deviation, 2 rows together; gt-2-4-16 0.88, share" in said
+    )
+    p_value = scipy.stats.bartlett([60, 80], [55, 56.25]).pvalue
+    assert f"rows vary unequally over seeds (Bartlett's test, p = {p_value:.2g})" in said
+
+
+def test_about_names_the_row_that_seeds_move_most(folder):
+    for seed, share, gate in ((1, 6, 5), (2, 6, 9), (3, 6, 1), (4, 6, 8)):
+        write_run(folder, "share-b-8", seed + 10, dict.fromkeys(TASKS, share) | {"boolq": 5 + seed})
+        write_run(folder, "gt-2-4-16", seed + 10, gate)
+    results = [run for run in tables.read_results(folder) if run["run"]["seed"] > 10]
+    said = " ".join(tables.about(results, tables.table(results, GRID)))
+    assert "do not vary alike over seeds" in said and "those of gt-2-4-16 may be too narrow" in said
 
 
 def test_the_terminal_table_of_all_published_rows_fits_120_columns(tmp_path):

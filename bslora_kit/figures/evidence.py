@@ -61,7 +61,8 @@ def contrast_plot(contrasts: pandas.DataFrame) -> go.Figure:
     """Each contrast as the interval of a less b, and whether it exceeds the noise.
 
     Args:
-        contrasts: columns a, b, difference, low, high (points), distinguishable.
+        contrasts: columns a, b, difference, low, high (points), distinguishable, and stderr_seeds,
+            missing where nothing is known of other seeds.
 
     Raises:
         ValueError: if there is no contrast.
@@ -71,6 +72,8 @@ def contrast_plot(contrasts: pandas.DataFrame) -> go.Figure:
     told = contrasts["distinguishable"].astype(bool)
     labels = contrasts["a"] + "<br>less " + contrasts["b"]
     title = f"{int(told.sum())} of {len(told)} planned comparisons exceed the noise"
+    if contrasts["stderr_seeds"].isna().any():
+        title += " of items; one seed"
     figure = blank(title, "difference in points (bars: 95 % interval)", None)
     _draw_intervals(figure, contrasts, told, labels)
     return _one_line_each(figure, list(labels), lines=2)

@@ -13,7 +13,7 @@ from bslora_kit.jobs.rates import origin_of
 
 
 def report(grid: Grid, folder: Path) -> bool:
-    """Prints the table of what is there, and writes table.md, table.csv, table.tex and table.html.
+    """Prints the table of what is there, and writes table.* and pairs.* (`tables.write_tables`).
 
     Args:
         grid: the grid.

@@ -3,7 +3,8 @@
 All runs answer the same items, so items are compared one by one, which removes how hard they are. Items
 that ask for the same fact stand or fall together: the unit of evidence is the fact, and standard errors
 are robust to clusters (Liang & Zeger 1986; Miller, "Adding Error Bars to Evals", arXiv 2411.00640).
-Another training seed moves scores too; with several seeds both sources count.
+Another training seed moves scores too; with several seeds both sources count, and all rows of a table
+tell together how much (`seeds`).
 """
 
 from bslora_kit.statistics.comparing import (
@@ -13,7 +14,15 @@ from bslora_kit.statistics.comparing import (
     paired_over_seeds,
     score_over_seeds,
 )
-from bslora_kit.statistics.crossed import PairedDifference, crossed_difference
+from bslora_kit.statistics.crossed import (
+    Influence,
+    PairedDifference,
+    SeedVariance,
+    crossed_difference,
+    influence_of,
+    interval_of,
+)
+from bslora_kit.statistics.seeds import SeedNoise, equal_spread, seed_noise
 from bslora_kit.statistics.tests_and_power import (
     McNemar,
     MeanInterval,
@@ -24,17 +33,24 @@ from bslora_kit.statistics.tests_and_power import (
 )
 
 __all__ = [
+    "Influence",
     "McNemar",
     "MeanInterval",
     "PairedDifference",
     "Score",
+    "SeedNoise",
+    "SeedVariance",
     "crossed_difference",
+    "equal_spread",
     "holm",
+    "influence_of",
+    "interval_of",
     "matched",
     "mcnemar",
     "mean_interval",
     "paired_difference",
     "paired_over_seeds",
     "score_over_seeds",
+    "seed_noise",
     "smallest_difference",
 ]

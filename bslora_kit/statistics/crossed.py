@@ -5,6 +5,9 @@ Items of one cluster (a fact) stand or fall together, so a cluster counts once:
     one item      d = correct_a - correct_b, in {-1, 0, 1}
     estimate      mean over tasks of the mean over a task's items: each task weighs the same
     influence     of an item (d - its task's mean) / (tasks x items of its task), summed by cluster
+
+Both are linear in the answers, so they are worked out once for all runs of a table, and a comparison of
+rows is a weighted sum of columns.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import NamedTuple
 import numpy
 import scipy.special
 
-from bslora_kit.statistics.checks import t_quantile
+from bslora_kit.statistics.checks import codes, t_quantile
 
 
 class PairedDifference(NamedTuple):
@@ -26,8 +29,9 @@ class PairedDifference(NamedTuple):
         difference, standard_error, low, high, p_value: of A minus B.
         freedom: degrees of freedom of the interval.
         error_items: standard error of the seeds' mean difference from the choice of items alone.
-        error_seeds: from the choice of seeds alone; NaN with one seed. Both contain what items and seeds
-            do together, so their squares add up to more than that of `standard_error`.
+        error_seeds: from the choice of seeds alone; NaN where nothing is known of other seeds. Both
+            contain what items and seeds do together, so their squares add up to more than that of
+            `standard_error`.
     """
 
     difference: float
@@ -38,6 +42,75 @@ class PairedDifference(NamedTuple):
     freedom: float
     error_items: float
     error_seeds: float
+
+
+class Influence(NamedTuple):
+    """Means of some columns (runs, or differences of runs), and what each cluster adds to them.
+
+    Attributes:
+        means: [columns] mean over tasks.
+        summed: [clusters, columns] influence; each column adds up to 0.
+        correction: factor for the few clusters that variances are estimated from.
+        freedom: clusters less tasks.
+    """
+
+    means: numpy.ndarray
+    summed: numpy.ndarray
+    correction: float
+    freedom: int
+
+    def weighted(self, weights: numpy.ndarray) -> Influence:
+        """Those of weighted sums of the columns.
+
+        Args:
+            weights: [columns, sums].
+        """
+        return self._replace(means=self.means @ weights, summed=self.summed @ weights)
+
+
+class SeedVariance(NamedTuple):
+    """How much a mean over seeds would vary with other seeds, from more runs than its own.
+
+    Attributes:
+        variance: of the mean over seeds, on the same items.
+        interaction: the part of it that is chance of single items, which the items' error holds too.
+        freedom: degrees of freedom of `variance`.
+    """
+
+    variance: float
+    interaction: float
+    freedom: float
+
+
+def influence_of(
+    values: numpy.ndarray,  # [items, columns]
+    clusters: Sequence | None = None,
+    tasks: Sequence | None = None,
+) -> Influence:
+    """Means of answers by column, and what each cluster of items adds to them.
+
+    Args:
+        values: answers, or differences of answers.
+        clusters, tasks: as in `comparing.paired_difference`.
+
+    Raises:
+        ValueError: for other lengths, or no more clusters than tasks.
+    """
+    items = len(values)
+    task = codes("tasks", tasks, items) if tasks is not None else numpy.zeros(items, int)
+    cluster = codes("clusters", clusters, items) if clusters is not None else numpy.arange(items)
+    count, sizes = task.max() + 1, numpy.bincount(task)  # tasks, [tasks]
+    groups = cluster.max() + 1
+    if groups <= count:
+        raise ValueError(
+            f"{groups} clusters in {count} tasks: a standard error takes more clusters than tasks; "
+            "pass more items"
+        )
+    means = numpy.stack([numpy.bincount(task, column) for column in values.T], axis=1)
+    means = means / sizes[:, None]  # [tasks, columns]
+    influence = (values - means[task]) / (count * sizes[task])[:, None]
+    summed = numpy.stack([numpy.bincount(cluster, column) for column in influence.T], axis=1)
+    return Influence(means.mean(axis=0), summed, groups / (groups - count), int(groups - count))
 
 
 def crossed_difference(
@@ -56,40 +129,41 @@ def crossed_difference(
     Raises:
         ValueError: for other lengths, or no more clusters than tasks.
     """
-    items, seeds = differences.shape
-    task = _codes("tasks", tasks, items) if tasks is not None else numpy.zeros(items, int)
-    cluster = _codes("clusters", clusters, items) if clusters is not None else numpy.arange(items)
-    count, sizes = task.max() + 1, numpy.bincount(task)  # tasks, [tasks]
-    groups = cluster.max() + 1
-    if groups <= count:
-        raise ValueError(
-            f"{groups} clusters in {count} tasks: a standard error takes more clusters than tasks; "
-            "pass more items"
-        )
+    return interval_of(influence_of(differences, clusters, tasks), level=level)
 
-    means = numpy.stack([numpy.bincount(task, column) for column in differences.T], axis=1)
-    means = means / sizes[:, None]  # [tasks, seeds]
-    influence = (differences - means[task]) / (count * sizes[task])[:, None]
-    summed = numpy.stack([numpy.bincount(cluster, column) for column in influence.T], axis=1)
-    by_seed = means.mean(axis=0)  # [seeds]
-    difference = float(by_seed.mean())
 
-    correction, freedom = groups / (groups - count), groups - count
+def interval_of(
+    by_seed: Influence, pooled: SeedVariance | None = None, level: float = 0.95
+) -> PairedDifference:
+    """The mean over seeds of a difference, with its interval.
+
+    Args:
+        by_seed: of the difference, one column a seed.
+        pooled: what more runs tell of its seeds (see `seeds.SeedNoise`). The difference's own seeds
+            count where they vary more than that: a pair of unsteady rows is not made steady by others.
+        level: of the interval.
+    """
+    means, summed, correction, freedom = by_seed
+    seeds = len(means)
+    difference = float(means.mean())
     of_items = correction * float((summed.mean(axis=1) ** 2).sum())
-    candidates = [(of_items, float(freedom))]  # variance, degrees of freedom
-    of_seeds = math.nan
+    own = None
     if seeds > 1:
         spread = float(((summed - summed.mean(axis=1, keepdims=True)) ** 2).sum())
         interaction = correction * spread / (seeds - 1) / seeds
-        of_seeds = float(by_seed.var(ddof=1)) / seeds
-        candidates = [
-            _sum_of_effects(of_items, of_seeds, interaction, freedom, seeds - 1),
-            (of_seeds, float(seeds - 1)),
-        ]
+        known = float(seeds - 1) if pooled is None else pooled.freedom
+        own = SeedVariance(float(means.var(ddof=1)) / seeds, interaction, known)
+    sources = [source for source in (pooled, own) if source is not None]
+
+    candidates = [_sum_of_effects(of_items, source, freedom) for source in sources]
+    # Few seeds estimate their part badly: never narrower than the t interval of the seeds alone.
+    candidates += [(source.variance, source.freedom) for source in sources[:1]]
+    candidates = candidates or [(of_items, float(freedom))]  # variance, degrees of freedom
     half, error, freedom = max(
         (t_quantile(level, freedom) * math.sqrt(variance), math.sqrt(variance), freedom)
         for variance, freedom in candidates
     )
+    of_seeds = max((source.variance for source in sources), default=math.nan)
     apart = (freedom, math.sqrt(of_items), math.sqrt(of_seeds))
     if error == 0:
         return PairedDifference(difference, 0.0, difference, difference, float(difference == 0), *apart)
@@ -97,27 +171,9 @@ def crossed_difference(
     return PairedDifference(difference, error, difference - half, difference + half, p_value, *apart)
 
 
-def _sum_of_effects(
-    items: float, seeds: float, interaction: float, free_items: int, free_seeds: int
-) -> tuple[float, float]:
+def _sum_of_effects(items: float, seeds: SeedVariance, free_items: int) -> tuple[float, float]:
     """Variance of a mean over crossed items and seeds, and Satterthwaite's degrees of freedom."""
-    variance = max(0.0, items + seeds - interaction)
-    squares = items**2 / free_items + seeds**2 / free_seeds + interaction**2 / (free_items * free_seeds)
-    return variance, max(variance**2 / squares if squares else 0.0, float(free_seeds))
-
-
-def _codes(name: str, labels: Sequence, items: int) -> numpy.ndarray:
-    """Whole numbers from 0 for labels; every missing label gets a number of its own."""
-    if len(labels) != items:
-        raise ValueError(f"{name} has {len(labels)} entries for {items} items; pass one per item")
-    known: dict[object, int] = {}
-    return numpy.array(
-        [
-            known.setdefault(("missing", row) if _missing(label) else ("label", label), len(known))
-            for row, label in enumerate(labels)
-        ]
-    )
-
-
-def _missing(label: object) -> bool:
-    return label is None or label != label  # NaN is the one value unequal to itself
+    variance = max(0.0, items + seeds.variance - seeds.interaction)
+    squares = items**2 / free_items + seeds.variance**2 / seeds.freedom
+    squares += seeds.interaction**2 / (free_items * seeds.freedom)
+    return variance, max(variance**2 / squares if squares else 0.0, seeds.freedom)

@@ -6,11 +6,12 @@ frame = with_places(table(results, grid), pairs)
 print(to_text(frame, about(results, frame)))
 """
 
-from bslora_kit.tables.contrasts import Contrast, contrasts, smallest_of, summary, verdicts
+from bslora_kit.tables.contrasts import Contrast, contrasts, smallest_of, span_of, summary, verdicts
 from bslora_kit.tables.forms import to_csv, to_latex, to_markdown, to_text
 from bslora_kit.tables.gains import differences
 from bslora_kit.tables.notes import about
 from bslora_kit.tables.page import to_html, write_tables
+from bslora_kit.tables.pair_forms import pair_notes, pairs_to_latex, pairs_to_markdown, pairs_view
 from bslora_kit.tables.pairs import (
     against,
     comparisons,
@@ -25,6 +26,7 @@ __all__ = [
     "Contrast",
     "contrasts",
     "smallest_of",
+    "span_of",
     "summary",
     "verdicts",
     "about",
@@ -33,6 +35,10 @@ __all__ = [
     "comparisons",
     "differences",
     "in_words",
+    "pair_notes",
+    "pairs_to_latex",
+    "pairs_to_markdown",
+    "pairs_view",
     "rank_sets",
     "read_results",
     "seed_scores",

@@ -3,26 +3,37 @@
     contrasts(results, grid, [Contrast("MLP", "Attention", ("mlp-ss", "mlp-gt"), ("attention-ss", ...))])
 
 Both sides answer the same items with the same seeds; a group's answer to an item is the mean of its
-rows'. All numbers are in points. "Not distinguishable" means that the p value, adjusted over the
-contrasts asked together, is not below 0.05; it does not mean equal: `smallest` says how large a true
-difference these runs would have shown.
+rows'. How much seeds move a score is estimated from all rows of the grid together (see
+`statistics.seeds`). All numbers are in points. "Not distinguishable" means that the p value, adjusted
+over the contrasts asked together, is not below 0.05; it does not mean equal: `smallest` says how large a
+true difference these runs would have shown.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy
 import pandas
 
-from bslora_kit.jobs.parameters import UNTRAINED
-from bslora_kit.statistics import crossed_difference, holm, matched, smallest_difference
-from bslora_kit.tables.results import items_of
+from bslora_kit.statistics import (
+    Influence,
+    SeedNoise,
+    holm,
+    influence_of,
+    interval_of,
+    seed_noise,
+    smallest_difference,
+)
+from bslora_kit.tables.answers import ANY, Answers, answers_of
 
 SIGNIFICANT = 0.05  # largest chance of any false "distinguishable" among contrasts asked together
 POWER = 0.8  # chance of seeing a difference of the size in column smallest
-_ONE_SEED = "One seed: this holds for these runs and says nothing of others."
+ONE_SEED = (
+    "One seed: this holds for these trained models on other items and says nothing of other seeds."
+)
 _COLUMNS = (
     "a",
     "b",
@@ -62,23 +73,38 @@ def contrasts(
         One row a contrast, in the order asked. a, b; difference (a minus b), low, high: 95 % interval,
         clustered by fact; p_value; stderr, stderr_items, stderr_seeds, and the freedom of the interval;
         smallest: the true difference that is seen in 8 of 10 such comparisons, unadjusted; seeds: that
-        both sides have; p_holm: adjusted over all; distinguishable: p_holm below 0.05. Contrasts without
-        a common seed are left out.
+        both sides have; p_holm: adjusted over all; distinguishable: p_holm below 0.05. stderr_seeds is
+        missing where no two rows have two seeds: all numbers are then about the trained models that are
+        there. Contrasts without a common seed are left out.
 
     Raises:
         ValueError: if runs did not answer the same items, or hold too few for an interval.
     """
-    answers, items = _answers(results, grid)
+    return contrasts_of(answers_of(results, grid), asked)
+
+
+def contrasts_of(answers: Answers | None, asked: Sequence[Contrast]) -> pandas.DataFrame:
+    """`contrasts` of answers that were read before."""
+    if answers is None:
+        return _frame([])
+    names = list(answers.runs.columns)
+    runs = influence_of(answers.runs.to_numpy(), answers.items["fact"], answers.items["task"])
+    noise = _noise(answers, runs)
     rows = []
     for contrast in asked:
-        seeds = _common_seeds(answers, (*contrast.rows_a, *contrast.rows_b))
+        seeds = answers.common_seeds(*contrast.rows_a, *contrast.rows_b)
         if not seeds:
             continue
-        columns = [
-            _mean(answers, contrast.rows_a, seed) - _mean(answers, contrast.rows_b, seed)
-            for seed in seeds
-        ]
-        found = crossed_difference(numpy.stack(columns, axis=1), items["fact"], items["task"])
+        shares = {row: 1 / len(contrast.rows_a) for row in contrast.rows_a}
+        for row in contrast.rows_b:
+            shares[row] = shares.get(row, 0) - 1 / len(contrast.rows_b)
+        weights = numpy.zeros((len(names), len(seeds)))
+        for column, seed in enumerate(seeds):
+            for row, share in shares.items():
+                weights[names.index(answers.run(row, seed)), column] = share
+        trained = {row: share for row, share in shares.items() if not answers.untrained(row)}
+        known = noise.of(trained, len(seeds)) if noise and trained else None
+        found = interval_of(runs.weighted(weights), known)
         rows.append(
             {
                 "a": contrast.a,
@@ -95,10 +121,7 @@ def contrasts(
                 "seeds": len(seeds),
             }
         )
-    frame = pandas.DataFrame(rows, columns=list(_COLUMNS))
-    frame["p_holm"] = holm(frame["p_value"]) if len(frame) else numpy.array([], float)
-    frame["distinguishable"] = frame["p_holm"] < SIGNIFICANT
-    return frame
+    return _frame(rows)
 
 
 def verdicts(found: pandas.DataFrame) -> list[str]:
@@ -118,8 +141,8 @@ def verdicts(found: pandas.DataFrame) -> list[str]:
                 f"{row.a} and {row.b} are not distinguishable: {numbers}; a true difference of "
                 f"{row.smallest:.1f} points would have shown in 8 of 10 such comparisons."
             )
-        if row.seeds == 1:
-            said[-1] += f" {_ONE_SEED}"
+        if math.isnan(row.stderr_seeds):
+            said[-1] += f" {ONE_SEED}"
     return said
 
 
@@ -138,10 +161,15 @@ def summary(found: pandas.DataFrame) -> str:
     said += f": {'; '.join(told)}." if told else "."
     said = (
         f"{said} {level} {'is' if level == 1 else 'are'} not distinguishable; a true difference of "
-        f"{found['smallest'].min():.1f} to {found['smallest'].max():.1f} points would have shown in "
-        "8 of 10 such comparisons."
+        f"{span_of(found['smallest'])} points would have shown in 8 of 10 such comparisons."
     )
-    return f"{said} {_ONE_SEED}" if (found["seeds"] == 1).any() else said
+    return f"{said} {ONE_SEED}" if found["stderr_seeds"].isna().any() else said
+
+
+def span_of(values: pandas.Series) -> str:
+    """The least and the largest of some points in words, once where they print the same."""
+    ends = dict.fromkeys(f"{value:.1f}" for value in (values.min(), values.max()))
+    return " to ".join(ends)
 
 
 def smallest_of(found: pandas.DataFrame, comparisons: int = 1) -> pandas.Series:
@@ -152,44 +180,25 @@ def smallest_of(found: pandas.DataFrame, comparisons: int = 1) -> pandas.Series:
         comparisons: how many are made together; at Holm's first step each has to pass 0.05 divided by
             their number.
     """
-    level = 1 - SIGNIFICANT / comparisons
+    level = 1 - SIGNIFICANT / max(1, comparisons)
     sizes = [smallest_difference(row.stderr, row.freedom, POWER, level) for row in found.itertuples()]
     return pandas.Series(sizes, found.index, dtype=float)
 
 
-def _answers(
-    results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]
-) -> tuple[dict[str, dict[int | None, numpy.ndarray]], pandas.DataFrame]:
-    """Row -> seed (None: any) -> correct [items], in the grid's order, and the items."""
-    order = [row["row"] for row in grid["rows"]]
-    used = sorted(
-        (x for x in results if x["run"]["row"] in order), key=lambda x: order.index(x["run"]["row"])
-    )
-    runs = {f"run {x['run']['row']}, seed {x['run']['seed']}": items_of(x) for x in used}
-    if not runs:
-        return {}, pandas.DataFrame(columns=["task", "fact"])
-    items, correct = matched(runs)
-    answers: dict[str, dict[int | None, numpy.ndarray]] = {}
-    for result, column in zip(used, correct.T, strict=True):
-        run = result["run"]
-        seed = None if run["method"] == UNTRAINED else run["seed"]
-        answers.setdefault(run["row"], {})[seed] = column
-    return answers, items
+def _noise(answers: Answers, runs: Influence) -> SeedNoise | None:
+    """The noise of seeds over the trained rows; a seed is a block of the rows on one base model."""
+    names = list(answers.runs.columns)
+    trained = [number for number, (_, seed) in enumerate(names) if seed != ANY]
+    if not trained:
+        return None
+    chosen = [names[number] for number in trained]
+    part = runs.weighted(numpy.eye(len(names))[:, trained])
+    blocks = [(answers.bases[row], seed) for row, seed in chosen]
+    return seed_noise(part, [row for row, _ in chosen], blocks)
 
 
-def _common_seeds(
-    answers: Mapping[str, Mapping[int | None, Any]], rows: Sequence[str]
-) -> list[int | None]:
-    """Seeds that all rows have; none if one has not run, [None] if all are untrained."""
-    if any(row not in answers for row in rows):
-        return []
-    trained = [set(answers[row]) for row in rows if None not in answers[row]]
-    return sorted(set.intersection(*trained)) if trained else [None]
-
-
-def _mean(
-    answers: Mapping[str, Mapping[int | None, numpy.ndarray]], rows: Sequence[str], seed: int | None
-) -> numpy.ndarray:
-    """How far each item is right, over the rows of one side."""
-    runs = [answers[row][None if None in answers[row] else seed] for row in rows]
-    return numpy.mean(runs, axis=0)
+def _frame(rows: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
+    frame = pandas.DataFrame(rows, columns=list(_COLUMNS))
+    frame["p_holm"] = holm(frame["p_value"]) if len(frame) else numpy.array([], float)
+    frame["distinguishable"] = frame["p_holm"] < SIGNIFICANT
+    return frame

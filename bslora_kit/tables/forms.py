@@ -53,11 +53,11 @@ def to_latex(title: str, frame: pandas.DataFrame, lines: Sequence[str] = ()) -> 
     style = view.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
     align = "".join("l" if name in TEXTS else "r" for _, name in view.columns)
     tabular = style.to_latex(hrules=True, column_format=align, multicol_align="c")
-    notes = [_latex(line) for line in lines]
+    notes = [latex_text(line) for line in lines]
     return "\n".join(
         [
             r"\begin{table}",
-            rf"\caption{{{_latex(title)}}}",
+            rf"\caption{{{latex_text(title)}}}",
             r"\resizebox{\linewidth}{!}{%",
             tabular.replace("±", r"$\pm$").rstrip() + "}",
             *([r"\par\footnotesize", " ".join(notes)] if notes else []),
@@ -105,7 +105,7 @@ def view_of(frame: pandas.DataFrame, short: bool) -> pandas.DataFrame:
     return pandas.DataFrame(grouped)
 
 
-def _latex(text: str) -> str:
+def latex_text(text: str) -> str:
     """Plain text with LaTeX's special characters escaped."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
     escaped = (special.get(x, f"\\{x}" if x in "&%$#_{}" else x) for x in text)

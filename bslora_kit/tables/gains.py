@@ -10,8 +10,8 @@ from typing import Any
 
 import pandas
 
-from bslora_kit.statistics import paired_over_seeds
-from bslora_kit.tables.results import base_of, items_of, row_label, untrained_rows
+from bslora_kit.tables.contrasts import Contrast, contrasts
+from bslora_kit.tables.results import base_of, row_label, untrained_rows
 
 
 def differences(
@@ -27,41 +27,22 @@ def differences(
 
     Returns:
         Columns row, method, against (the row compared with), difference (points), low, high (95 %
-        interval, clustered by fact), p_value, seeds (pairs); rows without a common seed, or without a
+        interval as in `contrasts`), p_value, seeds (pairs); rows without a common seed, or without a
         row to compare with, are left out.
 
     Raises:
         ValueError: if `against` has no result.
     """
-    runs: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for result in results:
-        runs.setdefault(result["run"]["row"], {})[result["run"]["seed"]] = result
-    if against is not None and against not in runs:
-        raise ValueError(f"row {against!r} has no result to compare with; there are {sorted(runs)}")
+    done = {result["run"]["row"] for result in results}
+    if against is not None and against not in done:
+        raise ValueError(f"row {against!r} has no result to compare with; there are {sorted(done)}")
     bases = untrained_rows(grid)
-    rows = []
+    asked = []
     for row in grid["rows"]:
         other = bases.get(base_of(row)) if against is None else against
-        found, reference = runs.get(row["row"], {}), runs.get(other, {})
-        untrained = other in bases.values()
-        seeds = sorted(found) if untrained and reference else sorted(set(found) & set(reference))
-        if row["row"] == other or not seeds:
-            continue
-        pairs = [
-            (items_of(found[seed]), items_of(reference.get(seed, next(iter(reference.values())))))
-            for seed in seeds
-        ]
-        gain = paired_over_seeds(pairs)
-        points = {name: 100 * getattr(gain, name) for name in ("difference", "low", "high")}
-        rows.append(
-            {
-                "row": row["row"],
-                "method": row_label(row),
-                "against": other,
-                **points,
-                "p_value": gain.p_value,
-                "seeds": len(seeds),
-            }
-        )
+        if other is not None and row["row"] != other:
+            asked.append(Contrast(row["row"], other, (row["row"],), (other,)))
+    found = contrasts(results, grid, asked).rename(columns={"a": "row", "b": "against"})
+    methods = {row["row"]: row_label(row) for row in grid["rows"]}
     columns = ["row", "method", "against", "difference", "low", "high", "p_value", "seeds"]
-    return pandas.DataFrame(rows, columns=columns)
+    return found.assign(method=found["row"].map(methods))[columns]

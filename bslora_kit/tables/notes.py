@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pandas
 from bslora_kit.branches import GATE_SIZE, KRON_SIZE
 from bslora_kit.jobs.parameters import UNTRAINED
 from bslora_kit.published.scores import MODEL
+from bslora_kit.statistics import equal_spread
 from bslora_kit.tables.results import share_size, short_name
 
 
@@ -40,6 +43,7 @@ def about(results: Sequence[Mapping[str, Any]], frame: pandas.DataFrame) -> list
         lines.append(
             "Tasks: " + ", ".join(f"{task} ({short_name(task)})" for task in scored["tasks"]) + "."
         )
+    lines += _noise_of_seeds(used)
     sizes = _share_sizes(used)
     if sizes:
         lines.append(f"Share sizes: {sizes}.")
@@ -61,6 +65,46 @@ def about(results: Sequence[Mapping[str, Any]], frame: pandas.DataFrame) -> list
     partial = list(frame.loc[trained_rows & (frame["seeds"] < frame["seeds"].max()), "row"])
     if partial:
         lines.append(f"Fewer seeds than the others: {', '.join(partial)}.")
+    return lines
+
+
+def _noise_of_seeds(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How much seeds move a run's score, and whether all rows vary alike; none with single seeds."""
+    scores: dict[str, list[float]] = {}
+    for result in results:
+        score = result["eval"]["mean"]
+        if score is not None and result["run"]["method"] != UNTRAINED:
+            scores.setdefault(result["run"]["row"], []).append(100 * score)
+    several = {row: values for row, values in scores.items() if len(values) > 1}
+    if not several:
+        return []
+    spreads = {row: statistics.stdev(values) for row, values in several.items()}
+    squares = sum((len(values) - 1) * spreads[row] ** 2 for row, values in several.items())
+    together = math.sqrt(squares / sum(len(values) - 1 for values in several.values()))
+    least, most = min(spreads, key=spreads.get), max(spreads, key=spreads.get)
+    said = f"Seeds move the score of a run by {together:.2f} points (standard deviation"
+    if len(several) == 1:
+        return [f"{said}, one row)."]
+    lines = [
+        f"{said}, {len(several)} rows together; {least} {spreads[least]:.2f}, {most} "
+        f"{spreads[most]:.2f}). Comparisons take one noise of seeds for all rows, or a pair's own where "
+        "that is larger."
+    ]
+    p_value = equal_spread(list(several.values()))
+    if p_value < 0.05:
+        lines.append(
+            f"The rows do not vary alike over seeds (Bartlett's test, p = {p_value:.2g}): intervals of "
+            f"steady rows are wider than need be, those of {most} may be too narrow."
+        )
+    elif math.isnan(p_value):
+        lines.append(
+            f"Whether rows vary alike over seeds cannot be tested: {least} does not vary at all."
+        )
+    else:
+        lines.append(
+            f"Nothing says that rows vary unequally over seeds (Bartlett's test, p = {p_value:.2g}), "
+            "which so few seeds would show only for large differences."
+        )
     return lines
 
 

@@ -11,7 +11,16 @@ import pandas
 
 from bslora_kit.figures import forest_plot, seed_dots
 from bslora_kit.files import write_text
+from bslora_kit.tables.contrasts import ONE_SEED
 from bslora_kit.tables.forms import RUN, texts, to_csv, to_latex, to_markdown, view_of
+from bslora_kit.tables.pair_forms import (
+    MODELS,
+    intervals,
+    pair_notes,
+    pairs_to_latex,
+    pairs_to_markdown,
+    pairs_view,
+)
 from bslora_kit.tables.pairs import against, leaders, name_of
 from bslora_kit.tables.results import short_name
 
@@ -57,6 +66,7 @@ def to_html(
         parts.append(seed_dots(seeds).to_html(full_html=False, include_plotlyjs=False))
     if gains is not None and len(gains):
         parts.append("<h2>Points over the base, paired by item, 95 % intervals clustered by fact</h2>")
+        parts += [] if pairs is None else _one_seed(pairs)
         told = None if pairs is None else _told(gains, pairs)
         parts.append(
             forest_plot(gains, "the base", told).to_html(full_html=False, include_plotlyjs=False)
@@ -79,9 +89,9 @@ def write_tables(
     pairs: pandas.DataFrame | None = None,
     seeds: pandas.DataFrame | None = None,
 ) -> list[Path]:
-    """Writes table.md, .csv, .tex and .html into `folder`, each moved into place; returns the paths.
+    """Writes table.md, .csv, .tex, .html into `folder`, and pairs.md, .csv, .tex if there are pairs.
 
-    Arguments as in `to_html`.
+    Each is moved into place. Arguments as in `to_html`; returns the paths.
     """
     contents = {
         "table.md": f"# {title}\n\n{to_markdown(frame, lines)}",
@@ -89,6 +99,12 @@ def write_tables(
         "table.tex": to_latex(title, frame, lines),
         "table.html": to_html(title, frame, lines, figure, gains, pairs, seeds),
     }
+    if pairs is not None and len(pairs):
+        contents |= {
+            "pairs.md": pairs_to_markdown(title, pairs),
+            "pairs.csv": to_csv(pairs),
+            "pairs.tex": pairs_to_latex(title, pairs),
+        }
     paths = {name: Path(folder) / name for name in contents}
     for name, path in paths.items():
         write_text(path, contents[name])
@@ -113,11 +129,22 @@ def _pair_sections(frame: pandas.DataFrame, pairs: pandas.DataFrame) -> list[str
             continue
         name = name_of(best)
         parts.append(f"<h2>Against the highest mean, {html.escape(name)}; Holm over all pairs</h2>")
+        parts += _one_seed(pairs)
         drawn = forest_plot(others, name, others["distinguishable"])
         parts.append(drawn.to_html(full_html=False, include_plotlyjs=False))
     count = int((~pairs["distinguishable"]).sum())
     parts.append(f"<details><summary>All pairs ({len(pairs)}), {count} not distinguishable</summary>")
-    return [*parts, _plain_table(_pairs_view(pairs)), "</details>"]
+    parts += [f"<p>{html.escape(note)}</p>" for note in pair_notes(pairs)]
+    view = pairs_view(pairs)
+    style = view.style.hide(axis="index").format(escape="html").format_index(escape="html", axis=1)
+    shade = [{"selector": "", "props": "background: #eef2f4; border-color: #aebcc4"}]
+    style = style.set_table_styles({x: shade for x in view.columns if x[0] == MODELS}, axis=0)
+    return [*parts, f'<div class="wide">{style.set_uuid("pairs").to_html()}</div>', "</details>"]
+
+
+def _one_seed(pairs: pandas.DataFrame) -> list[str]:
+    """What has to be said above intervals that know nothing of other seeds."""
+    return [f"<p>{ONE_SEED}</p>"] if pairs["stderr_seeds"].isna().any() else []
 
 
 def _told(gains: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.Series:
@@ -132,35 +159,14 @@ def _plain_table(view: pandas.DataFrame) -> str:
     return f'<div class="wide">{view.to_html(index=False, border=0)}</div>'
 
 
-def _pairs_view(pairs: pandas.DataFrame) -> pandas.DataFrame:
-    return pandas.DataFrame(
-        {
-            "row": pairs["method_a"],
-            "less row": pairs["method_b"],
-            "difference": texts(pairs["difference"], "{:+.2f}"),
-            "95 % interval": _intervals(pairs),
-            "± of items": texts(pairs["stderr_items"], "{:.2f}"),
-            "± of seeds": texts(pairs["stderr_seeds"], "{:.2f}"),
-            "p, Holm": texts(pairs["p_holm"], "{:.2g}"),
-            "smallest visible": texts(pairs["smallest"], "{:.1f}"),
-            "seeds": pairs["seeds"],
-            "": ["" if told else "not distinguishable" for told in pairs["distinguishable"]],
-        }
-    )
-
-
 def _gains_view(gains: pandas.DataFrame) -> pandas.DataFrame:
     return pandas.DataFrame(
         {
             "row": gains["row"],
             "method": gains["method"],
             "difference": texts(gains["difference"], "{:+.2f}"),
-            "95 % interval": _intervals(gains),
+            "95 % interval": intervals(gains),
             "p": texts(gains["p_value"], "{:.2g}"),
             "seeds": gains["seeds"],
         }
     )
-
-
-def _intervals(frame: pandas.DataFrame) -> list[str]:
-    return [f"{low:+.2f} to {high:+.2f}" for low, high in zip(frame["low"], frame["high"], strict=True)]

@@ -15,7 +15,16 @@ from typing import Any
 
 import pandas
 
-from bslora_kit.tables.contrasts import Contrast, contrasts
+from bslora_kit.tables.answers import answers_of
+from bslora_kit.tables.contrasts import (
+    ONE_SEED,
+    SIGNIFICANT,
+    Contrast,
+    contrasts_of,
+    smallest_of,
+    span_of,
+)
+from bslora_kit.tables.discordant import discordant
 from bslora_kit.tables.results import base_of, row_label
 
 
@@ -28,8 +37,9 @@ def comparisons(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -
 
     Returns:
         One row a pair, in the grid's order, with the columns of `contrasts`: a, b are names of rows,
-        method_a, method_b what they ran, and p_holm is adjusted over all pairs. Pairs without a common
-        seed, or on different base models, are left out.
+        method_a, method_b what they ran, and p_holm is adjusted over all pairs; and with McNemar's test
+        of `discordant.discordant`. Pairs without a common seed, or on different base models, are left
+        out.
 
     Raises:
         ValueError: if runs did not answer the same items, or hold too few for an interval.
@@ -41,8 +51,10 @@ def comparisons(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -
         for one, other in combinations(methods, 2)
         if bases[one] == bases[other]
     ]
-    found = contrasts(results, grid, asked)
-    return found.assign(method_a=found["a"].map(methods), method_b=found["b"].map(methods))
+    answers = answers_of(results, grid)
+    found = contrasts_of(answers, asked)
+    found = found.assign(method_a=found["a"].map(methods), method_b=found["b"].map(methods))
+    return found.join(discordant(answers, list(zip(found["a"], found["b"], strict=True))))
 
 
 def rank_sets(table: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.DataFrame:
@@ -133,18 +145,31 @@ def in_words(table: pandas.DataFrame, pairs: pandas.DataFrame) -> list[str]:
     if not len(pairs):
         return []
     told = int(pairs["distinguishable"].sum())
+    level = len(pairs) - told
     said = [
         f"{told} of {len(pairs)} pairs of rows are distinguishable (paired by item and seed, clustered "
-        f"by fact, Holm over the table); the other {len(pairs) - told} are not distinguishable.",
-        f"Smallest true difference that a pair shows in 8 of 10 such comparisons, before Holm: "
-        f"{pairs['smallest'].min():.1f} to {pairs['smallest'].max():.1f} points.",
+        "by fact, Holm over the table)"
+        + (f"; {level} {'is' if level == 1 else 'are'} not distinguishable." if level else "."),
+        "Smallest true difference that a pair shows in 8 of 10 such comparisons: "
+        f"{span_of(pairs['smallest'])} points asked alone, "
+        f"{span_of(smallest_of(pairs, len(pairs)))} at Holm's first step.",
     ]
+    if pairs["stderr_seeds"].isna().any():
+        said.append(ONE_SEED)
+    counted = int((pairs["p_mcnemar_holm"] < SIGNIFICANT).sum())
+    said.append(
+        f"McNemar's test, of these trained models alone and with all answers weighing the same: "
+        f"{counted} of {len(pairs)} pairs differ, Holm over the table."
+    )
     sets = rank_sets(table, pairs).set_index("row")
+    names = {row["row"]: name_of(row) for row in table.to_dict("records")}
+    if len(set(names.values())) < len(names):  # rows that differ in something else than their ranks
+        names = {row: row for row in names}
     for best in leaders(table):
-        level = sets.loc[best["row"], "level_with"]
+        level_with = [names[row] for row in sets.loc[best["row"], "level_with"].split(", ") if row]
         said.append(
             f"Highest mean{' on ' if best['base'] else ''}{best['base']}: {name_of(best)}. "
-            f"Not distinguishable from it: {level or 'no row'}."
+            f"Not distinguishable from it: {'; '.join(level_with) or 'no row'}."
         )
     return said
 

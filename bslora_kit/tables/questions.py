@@ -3,7 +3,7 @@
     at_equal_budget    each sharing row against LoRA, or each BSLoRA row against ShareLoRA
     between_places     attention, MLP and both, over the fits
     of_variants        TL5 against TL6 on each base
-    falling_rows       rows below a smaller one of their method
+    noise_in_words     whether seeds or items are the larger source of noise
     led_by_seed        what a table of one seed would have said
     scaled_down        how far a run is from the published protocol
 
@@ -27,6 +27,7 @@ from bslora_kit.tables.results import base_of, row_label
 
 EQUAL = 1.25  # largest ratio of two parameter counts that pass as one budget
 _PLACES = ("Attention", "MLP", "Both")
+_NONE = "none yet"
 
 
 def at_equal_budget(
@@ -92,29 +93,6 @@ def of_variants(grid: Mapping[str, Any], table: pandas.DataFrame) -> list[Contra
     ]
 
 
-def falling_rows(table: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.DataFrame:
-    """Rows that are distinguishably below a row of their method with fewer parameters.
-
-    More parameters of one kind should not hurt, so such a row tells of its learning rate or its steps
-    before it tells of its method.
-
-    Args:
-        table: from `results.table`.
-        pairs: from `pairs.comparisons`.
-
-    Returns:
-        Columns row, below (the smaller row), points (negative), lr; one row for each such pair.
-    """
-    rows = table.set_index("row")
-    found = []
-    for pair in pairs[pairs["distinguishable"]].itertuples():
-        low, high = (pair.a, pair.b) if pair.difference < 0 else (pair.b, pair.a)
-        same = rows.loc[low, "method"] == rows.loc[high, "method"]
-        if same and rows.loc[low, "parameters"] > rows.loc[high, "parameters"]:
-            found.append((low, high, -abs(pair.difference), rows.loc[low, "lr"]))
-    return pandas.DataFrame(found, columns=["row", "below", "points", "lr"])
-
-
 def led_by_seed(seeds: pandas.DataFrame) -> pandas.DataFrame:
     """The table that each seed alone would have given: who leads, by how much, and who is last.
 
@@ -122,10 +100,13 @@ def led_by_seed(seeds: pandas.DataFrame) -> pandas.DataFrame:
         seeds: from `pairs.seed_scores`; rows that lack one of the seeds are left out.
 
     Returns:
-        Columns seed, leads, ahead_by (points to the second row), last; one row a seed.
+        Columns seed, leads, ahead_by (points to the second row), last; one row a seed. A row goes by its
+        method and ranks, or by its own name where several rows have the same.
     """
-    wide = seeds.dropna(subset=["mean"]).pivot(index="seed", columns="method", values="mean")
+    wide = seeds.dropna(subset=["mean"]).pivot(index="seed", columns="row", values="mean")
     wide = wide.dropna(axis=1)
+    methods = seeds.drop_duplicates("row").set_index("row")["method"]
+    wide = wide.rename(columns=methods[~methods.duplicated(keep=False)])
     if wide.shape[1] < 2:
         return pandas.DataFrame(columns=["seed", "leads", "ahead_by", "last"])
     ordered = wide.apply(lambda scores: scores.nlargest(2).diff().abs().iloc[1], axis=1)
@@ -153,6 +134,27 @@ def led_in_words(led: pandas.DataFrame) -> str:
     return f"With {len(led)} seeds {len(leaders)} different rows lead: {', '.join(leaders)}."
 
 
+def noise_in_words(errors: pandas.DataFrame) -> str:
+    """In which grids seeds move a comparison more than items do.
+
+    Args:
+        errors: a row a grid, columns stderr_items and stderr_seeds (missing where nothing is known of
+            other seeds).
+    """
+    known = errors.dropna(subset=["stderr_seeds"])
+    single = [name for name in errors.index if name not in known.index]
+    larger = list(known.index[known["stderr_seeds"] > known["stderr_items"]])
+    said = []
+    if len(known):
+        said.append(
+            f"Seeds are a larger source of noise than items in {len(larger)} of the {len(known)} grids "
+            f"with several seeds{': ' if larger else ''}{', '.join(larger)}."
+        )
+    if single:
+        said.append(f"Nothing is known of other seeds in {', '.join(single)}: one seed a row.")
+    return " ".join(said)
+
+
 def scaled_down(results: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
     """What was run, beside the published protocol on Llama 3-8B (profile "paper").
 
@@ -160,7 +162,7 @@ def scaled_down(results: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
         results: from `results.read_results`.
 
     Returns:
-        Index: what; columns here, published; as text.
+        Index: what; columns here, published; as text. "none yet" where only the untouched base has run.
     """
     paper = load_profile("paper")
     trained = [x for x in results if x["run"]["method"] != UNTRAINED]
@@ -169,7 +171,7 @@ def scaled_down(results: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
 
     def here(name: str) -> str:
         values = sorted({x["run"][name] for x in trained}, key=lambda value: (value is None, value))
-        return " to ".join(_text(value) for value in dict.fromkeys((values[0], values[-1])))
+        return " to ".join(_text(value) for value in _ends(values)) or _NONE
 
     def published(name: str) -> str:
         return _text(paper.training[name])
@@ -185,7 +187,7 @@ def scaled_down(results: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
         "tokens an example, at most": (here("max_length"), published("max_length")),
         "learning rate": (here("lr"), f"{paper.learning_rate:g} for every method"),
         "dropout": (here("dropout"), f"{paper.dropout:g}"),
-        "seeds": (str(len(seeds)), "1"),
+        "seeds": (str(len(seeds)) if seeds else _NONE, "1"),
         "test items": (_span(items), f"{sum(ITEMS[task] for task in TASKS):,}"),
     }
     return pandas.DataFrame.from_dict(lines, orient="index", columns=["here", "published"])
@@ -193,7 +195,12 @@ def scaled_down(results: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
 
 def _span(numbers: Any) -> str:
     values = sorted(set(numbers))
-    return " to ".join(f"{value:,}" for value in dict.fromkeys((values[0], values[-1])))
+    return " to ".join(f"{value:,}" for value in _ends(values)) or _NONE
+
+
+def _ends(values: Sequence[Any]) -> list[Any]:
+    """The first and the last of some values, once where they are the same."""
+    return list(dict.fromkeys([*values[:1], *values[-1:]]))
 
 
 def _text(value: Any) -> str:

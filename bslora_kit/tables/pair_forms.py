@@ -1,0 +1,104 @@
+"""All pairs of a table's rows as Markdown, CSV and LaTeX, and the view that HTML shows.
+
+Two groups of columns, which answer two questions: what is known of the methods (the difference with its
+interval), and what is known of the trained models that are there (McNemar's test).
+"""
+
+from __future__ import annotations
+
+import pandas
+
+from bslora_kit.tables.contrasts import ONE_SEED
+from bslora_kit.tables.forms import latex_text, texts
+
+MODELS = "McNemar, these trained models"
+_TEXTS = 2  # columns that are aligned to the left
+
+
+def pair_notes(pairs: pandas.DataFrame) -> list[str]:
+    """What a reader of the pairs must know.
+
+    Args:
+        pairs: from `pairs.comparisons`.
+    """
+    single = pairs["stderr_seeds"].isna()
+    chance = "items drawn by chance" if single.all() else "items and seeds drawn by chance"
+    notes = [
+        f"Difference of the tasks' means in points, row less second row; interval, p and smallest "
+        f"visible difference (seen in 8 of 10 such comparisons, before Holm) with {chance}, paired by "
+        f"item and seed and clustered by fact. Holm's method over all {len(pairs)} pairs."
+    ]
+    if single.any():
+        notes.append(ONE_SEED if single.all() else f"Where the ± of seeds is empty: {ONE_SEED}")
+    notes.append(
+        "McNemar's test counts the answers that only one of the two has right, all seeds together and "
+        "every answer the same; exact, a fact counting once. It is about these trained models on other "
+        "items and says nothing of other seeds, however small its p. Seeds alone: in how many of "
+        "them the test by itself shows the same side (p below 0.05, unadjusted)."
+    )
+    return notes
+
+
+def pairs_view(pairs: pandas.DataFrame) -> pandas.DataFrame:
+    """The columns that people read, as text, in two groups.
+
+    Args:
+        pairs: from `pairs.comparisons`.
+    """
+    several = pairs["stderr_seeds"].notna().any()
+    methods = "difference, " + ("over items and seeds" if several else "over items, one seed")
+    alone = zip(pairs["seeds_mcnemar"], pairs["seeds"], strict=True)
+    columns = {
+        (methods, "row"): pairs["method_a"],
+        (methods, "less row"): pairs["method_b"],
+        (methods, "points"): texts(pairs["difference"], "{:+.2f}"),
+        (methods, "95 % interval"): intervals(pairs),
+        (methods, "± of items"): texts(pairs["stderr_items"], "{:.2f}"),
+        (methods, "± of seeds"): texts(pairs["stderr_seeds"], "{:.2f}"),
+        (methods, "p, Holm"): texts(pairs["p_holm"], "{:.2g}"),
+        (methods, "smallest visible"): texts(pairs["smallest"], "{:.1f}"),
+        (methods, "verdict"): [
+            "distinguishable" if told else "not distinguishable" for told in pairs["distinguishable"]
+        ],
+        (MODELS, "only row right"): texts(pairs["only_a"], "{:,}"),
+        (MODELS, "only less row right"): texts(pairs["only_b"], "{:,}"),
+        (MODELS, "p, Holm"): texts(pairs["p_mcnemar_holm"], "{:.2g}"),
+        (MODELS, "seeds alone"): [f"{some} of {all_}" for some, all_ in alone],
+    }
+    return pandas.DataFrame(columns)
+
+
+def pairs_to_markdown(title: str, pairs: pandas.DataFrame) -> str:
+    """All pairs in GitHub's Markdown, their notes above."""
+    view = pairs_view(pairs)
+    view.columns = [name if group != MODELS else f"McNemar: {name}" for group, name in view.columns]
+    align = ["left" if number < _TEXTS else "right" for number in range(view.shape[1])]
+    body = view.to_markdown(index=False, colalign=align, disable_numparse=True)
+    notes = [f"- {note}" for note in pair_notes(pairs)]
+    return "\n".join([f"# {title}: all pairs of rows", "", *notes, "", body]) + "\n"
+
+
+def pairs_to_latex(title: str, pairs: pandas.DataFrame) -> str:
+    r"""All pairs for a paper's appendix, on pages turned sideways; the table breaks over pages.
+
+    The document needs \\usepackage{booktabs} and \\usepackage{longtable}.
+    """
+    view = pairs_view(pairs)
+    style = view.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    align = "".join("l" if number < _TEXTS else "r" for number in range(view.shape[1]))
+    tabular = style.to_latex(
+        hrules=True,
+        column_format=align,
+        multicol_align="c",
+        environment="longtable",
+        caption=f"{latex_text(title)}: all pairs of rows",
+    )
+    notes = latex_text(" ".join(pair_notes(pairs)))
+    small = r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}"
+    lines = [small, tabular.replace("±", r"$\pm$").rstrip(), notes, r"\par\endgroup", ""]
+    return "\n".join(lines)
+
+
+def intervals(frame: pandas.DataFrame) -> list[str]:
+    """Columns low and high as text."""
+    return [f"{low:+.2f} to {high:+.2f}" for low, high in zip(frame["low"], frame["high"], strict=True)]

@@ -28,6 +28,7 @@ from bslora_kit.figures.sharing import (
     sharing_summary,
     sharing_table,
 )
+from bslora_kit.figures.theme import follow_theme
 from bslora_kit.figures.training import training_curves
 from bslora_kit.figures.transformations import (
     Matrix,
@@ -56,6 +57,7 @@ __all__ = [
     "energy_shares",
     "equal_budget_triples",
     "floor_of_a_fit",
+    "follow_theme",
     "forest_plot",
     "gradient_by_column",
     "kronecker_chunks",

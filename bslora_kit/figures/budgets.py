@@ -8,6 +8,7 @@ from math import log10
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
 from bslora_kit.figures.style import (
@@ -98,6 +99,7 @@ def rank_budget(budget: Budget, memories: Mapping[str, Memory], title: str) -> g
     figure.update_layout(
         barmode="stack",
         template="plotly_white",
+        uirevision="one picker",  # what is hidden stays so while ranks move
         height=580,
         margin={"l": 75, "r": 20, "t": 115, "b": 95},
         title={"font": {"size": 15}, "y": 0.95, "yanchor": "top"},
@@ -124,7 +126,7 @@ def rank_budget(budget: Budget, memories: Mapping[str, Memory], title: str) -> g
 def redraw_rank_budget(
     figure: go.Figure, budget: Budget, memories: Mapping[str, Memory], title: str
 ) -> None:
-    """Gives a figure of `rank_budget` other numbers in one update; a FigureWidget moves in place."""
+    """Gives a figure of `rank_budget` other numbers in one update."""
     with figure.batch_update():
         figure.layout.title.text = title
         for trace, values in zip(figure.data, _values(budget, memories), strict=True):
@@ -172,7 +174,7 @@ def equal_budget_triples(triples: Sequence[Triple], limit: int) -> go.Figure:
         marker={
             "size": 9,
             "color": [triple.intra for triple in triples],
-            "colorscale": "Cividis",
+            "colorscale": sample_colorscale("Cividis", [0.35, 0.6, 0.85]),  # seen on white and black
             "colorbar": {"title": "intra rank"},
         },
         customdata=[(triple.intra, triple.inter, triple.trainable) for triple in triples],

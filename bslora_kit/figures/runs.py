@@ -41,12 +41,14 @@ def loss_curve(history: Sequence[Mapping[str, Any]]) -> go.Figure:
         line={"color": BLUE},
     )
     if held_out:
+        once = f", taken once, after step {held_out[0]['step']}" if len(held_out) == 1 else ""
         figure.add_scatter(
             x=[entry["step"] for entry in held_out],
             y=[entry["eval_loss"] for entry in held_out],
             mode="lines+markers",
-            name="held out",
+            name=f"held out{once}",
             line={"color": VERMILION, "dash": "dash"},
+            marker={"symbol": "diamond", "size": 9},
         )
     return figure
 

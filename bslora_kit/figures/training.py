@@ -40,6 +40,7 @@ def training_curves(history: History, scopes: Sequence[str], steps: int) -> go.F
         figure.add_scatter(name=f"gradient, {words}", mode="lines", line=line, row=2, col=1)
     figure.update_layout(
         template="plotly_white",
+        uirevision="one run",  # what is zoomed or hidden stays so while the run goes on
         height=480,
         margin={"l": 75, "r": 20, "t": 80, "b": 60},
         title={"font": {"size": 15}, "y": 0.95, "yanchor": "top"},
@@ -56,7 +57,7 @@ def training_curves(history: History, scopes: Sequence[str], steps: int) -> go.F
 def redraw_training_curves(
     figure: go.Figure, history: History, scopes: Sequence[str], steps: int
 ) -> None:
-    """Gives a figure of `training_curves` more steps in one update; a FigureWidget moves in place."""
+    """Gives a figure of `training_curves` more steps in one update."""
     held_out = [entry for entry in history if entry.get("eval_loss") is not None]
     lines = [(history, "loss"), (held_out, "eval_loss")]
     lines += [(history, f"grad_norm_{scope}") for scope in scopes]

@@ -69,7 +69,7 @@ def redraw_weight_view(
     axes: tuple[str, str],
     title: str,
 ) -> None:
-    """Gives a figure of `weight_view` another matrix in one update; a FigureWidget moves in place."""
+    """Gives a figure of `weight_view` another matrix in one update."""
     largest = max(float(np.abs(matrix).max()) for matrix in matrices) or 1.0
     with figure.batch_update():
         figure.layout.title.text = title

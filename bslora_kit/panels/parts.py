@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import anywidget
 import ipywidgets as widgets
-import plotly.graph_objects as go
 import traitlets
 
 if TYPE_CHECKING:
@@ -64,40 +63,6 @@ class NamedSlider(anywidget.AnyWidget):
         self.value = min(self.value, self.max)
 
 
-_PAGE_FIT = """
-export default {
-  render({ el }) {
-    let width = 0
-    const keepKeys = ({ target }) => { target.dataset.lmSuppressShortcuts = "" }
-    const observer = new ResizeObserver(([{ contentRect }]) => {
-      if (!contentRect.width || contentRect.width === width) return
-      if (!width) {  // now in the page, so that the panel around it can be found
-        let panel = el
-        for (let box = el; box; box = box.parentElement?.closest(".jupyter-widgets")) panel = box
-        panel.addEventListener("focusin", keepKeys)
-      }
-      width = contentRect.width
-      window.dispatchEvent(new Event("resize"))
-    })
-    observer.observe(el)
-    return () => observer.disconnect()
-  },
-}
-"""
-
-
-class PageFit(anywidget.AnyWidget):
-    """Nothing to see; fits the panel that it is part of into the page, once it is there.
-
-    It tells Plotly of each new width, and keeps the panel's keys from JupyterLab, which otherwise takes
-    arrows and letters on a menu for commands on cells. JupyterLab looks for the mark from the element
-    that has the focus outwards and stops where a command applies, mostly at that element itself: so the
-    mark has to be there.
-    """
-
-    _esm = _PAGE_FIT
-
-
 class SliderWithNumber(widgets.HBox):
     """A slider and a number field of the same value and name.
 
@@ -127,17 +92,6 @@ class SliderWithNumber(widgets.HBox):
         """Gives the pair another name and range."""
         self.number.description, self.slider.name = name, f"{name}, slider"
         self.slider.max = self.number.max = largest
-
-
-def full_width(figure: go.FigureWidget) -> widgets.VBox:
-    """A figure as wide as its cell, in a panel whose keys work: see `PageFit`.
-
-    By itself a FigureWidget keeps to 700 pixels: Plotly draws it before it is in the page, and looks at
-    the width again when the page is resized.
-    """
-    figure._config = figure._config | {"responsive": True}
-    wide = {"width": "100%"}
-    return widgets.VBox([figure, PageFit(layout=widgets.Layout(**wide))], layout=wide)
 
 
 def html_table(frame: pandas.DataFrame, sentences: Sequence[str] = (), problem: str = "") -> str:

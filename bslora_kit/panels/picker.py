@@ -31,7 +31,8 @@ from bslora_kit.panels.choice import (
     answer,
     rank_within,
 )
-from bslora_kit.panels.parts import SliderWithNumber, full_width, html_table, with_static
+from bslora_kit.panels.live_figure import LiveFigure
+from bslora_kit.panels.parts import SliderWithNumber, html_table, with_static
 from bslora_kit.panels.picker_controls import (
     LARGEST,
     LLAMAS,
@@ -57,7 +58,7 @@ class RankPicker:
 
     Attributes:
         answer: what follows from the controls; the last valid one while they say nothing valid.
-        figure: the FigureWidget, made once and moved in place.
+        figure: what is shown, made once and given other numbers; `live` draws it in the page.
         controls: name -> widget; `ranks` are the three pairs of slider and number.
         locked: trainable parameters that the lock keeps to; None while it is open.
     """
@@ -74,13 +75,14 @@ class RankPicker:
         self._set_model_dependent()
         self._set_choice(choice or Choice())
         self.answer: Answer = answer(self.choice, self._shapes, self.setting)
-        self.figure = go.FigureWidget(rank_budget(self.answer.budget, self.answer.memories, ""))
+        self.figure = rank_budget(self.answer.budget, self.answer.memories, "")
+        self.live = LiveFigure(self.figure)
         self._redraw()
         for name, control in self.controls.items():
             control.observe(lambda _, name=name: self._changed(name), "value")
         for position, pair in enumerate(self.ranks):
             pair.slider.observe(lambda _, position=position: self._changed(position), "value")
-        self.box = arranged(self.controls, self.ranks, full_width(self.figure), self.words, self.config)
+        self.box = arranged(self.controls, self.ranks, self.live, self.words, self.config)
 
     @property
     def choice(self) -> Choice:
@@ -131,6 +133,7 @@ class RankPicker:
         found = self.answer
         said = found.sentences
         redraw_rank_budget(self.figure, found.budget, found.memories, "<br>".join(_halves(said[0])))
+        self.live.draw(self.figure)
         if self.locked:
             over = found.budget.trainable - self.locked
             said = [

@@ -23,7 +23,8 @@ import yaml
 from bslora_kit import published
 from bslora_kit.figures import scatter_with_front
 from bslora_kit.figures.fronts import pareto_front
-from bslora_kit.panels.parts import WIDE_NAME, full_width, html_table, with_static
+from bslora_kit.panels.live_figure import LiveFigure
+from bslora_kit.panels.parts import WIDE_NAME, html_table, with_static
 from bslora_kit.paths import RUNS
 from bslora_kit.published.scores import mean_of_row
 from bslora_kit.tables import results
@@ -152,7 +153,7 @@ class ResultsBrowser:
 
     Attributes:
         rows: what is shown, from `select`.
-        figure: the FigureWidget, made once.
+        figure: what is shown; `live` draws it in the page.
         controls: name -> widget.
     """
 
@@ -165,7 +166,8 @@ class ResultsBrowser:
         self.words, self.download = widgets.HTML(), widgets.HTML()
         self._shown = self.view  # the last one that worked
         self.rows = select(frame, self._shown)
-        self.figure = go.FigureWidget(self.picture)
+        self.figure = self.picture
+        self.live = LiveFigure(self.figure)
         self._redraw()
         for control in self.controls.values():
             control.observe(lambda _: self._changed(), "value")
@@ -174,7 +176,7 @@ class ResultsBrowser:
             [
                 widgets.HBox(names[:3], layout=widgets.Layout(flex_flow="row wrap")),
                 widgets.HBox(names[3:], layout=widgets.Layout(flex_flow="row wrap")),
-                full_width(self.figure),
+                self.live,
                 self.words,
                 self.download,
             ]
@@ -220,11 +222,8 @@ class ResultsBrowser:
             except ValueError as error:
                 self._redraw(f"{error}. Shown is the last choice that worked.")
                 return
-            drawn = self.picture
-            with self.figure.batch_update():
-                for old, new in zip(self.figure.data, drawn.data, strict=True):
-                    old.update(new.to_plotly_json(), overwrite=True)
-                self.figure.layout.update(drawn.layout.to_plotly_json(), overwrite=True)
+            self.figure = self.picture
+            self.live.draw(self.figure)
             self._redraw()
 
     def _redraw(self, problem: str = "") -> None:

@@ -25,7 +25,8 @@ from IPython.display import display
 
 from bslora_kit.figures.style import SCOPES
 from bslora_kit.figures.training import redraw_training_curves, training_curves
-from bslora_kit.panels.parts import full_width, html_table
+from bslora_kit.panels.live_figure import LiveFigure
+from bslora_kit.panels.parts import html_table
 
 if TYPE_CHECKING:
     import pandas
@@ -47,7 +48,7 @@ class TrainingPanel:
 
     Attributes:
         history: the entries reported so far.
-        figure: the FigureWidget, made once and moved in place.
+        figure: what is shown, made once and given other numbers; `live` draws it in the page.
         stop_button: ends the run after the step that is under way.
     """
 
@@ -59,7 +60,8 @@ class TrainingPanel:
         self._drawn_at = float("-inf")
         self._handle: Any = None
         self.history: list[Mapping[str, Any]] = []
-        self.figure = go.FigureWidget(training_curves([], self._scopes, steps))
+        self.figure = training_curves([], self._scopes, steps)
+        self.live = LiveFigure(self.figure)
         # Without an icon, whose glyph a screen reader would read out before the name.
         self.stop_button = widgets.Button(
             description="Stop", tooltip="End training after the step that is under way"
@@ -68,7 +70,7 @@ class TrainingPanel:
         self.progress = widgets.IntProgress(max=steps, description="step", tooltip="Steps done")
         self.words = widgets.HTML(_words([], steps))
         line = widgets.HBox([self.stop_button, self.progress, self.words])
-        self.box = widgets.VBox([line, full_width(self.figure)])
+        self.box = widgets.VBox([line, self.live])
 
     async def run(self, train: Callable[..., Result], *arguments: Any, **options: Any) -> Result:
         """Calls `train` on another thread and shows what it reports until it is done.
@@ -163,6 +165,7 @@ class TrainingPanel:
 
     def _redraw(self) -> None:
         redraw_training_curves(self.figure, self.history, self._scopes, self._steps)
+        self.live.draw(self.figure)
         self.progress.value = self.history[-1]["step"] if self.history else 0
         self.words.value = _words(self.history, self._steps)
         self._drawn_at = time.monotonic()

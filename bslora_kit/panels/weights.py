@@ -20,7 +20,8 @@ import plotly.graph_objects as go
 from bslora_kit.adapters.analysis import AdapterWeights, singular_values
 from bslora_kit.figures.weight_view import redraw_weight_view, weight_view
 from bslora_kit.figures.weights import layer_name
-from bslora_kit.panels.parts import WIDE_NAME, full_width, html_table, with_static
+from bslora_kit.panels.live_figure import LiveFigure
+from bslora_kit.panels.parts import WIDE_NAME, html_table, with_static
 from bslora_kit.shapes import Linear
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class WeightExplorer:
 
     Attributes:
         controls: "branch", "layer", "projection" and "matrix" -> menu.
-        figure: the FigureWidget, made once and moved in place.
+        figure: what is shown, made once and given other numbers; `live` draws it in the page.
         look: what is shown.
 
     Raises:
@@ -132,13 +133,14 @@ class WeightExplorer:
             "matrix": _menu("Matrix", list(MATRICES)),
         }
         self.look = self._look()
-        self.figure = go.FigureWidget(weight_view(*self._shown()))
+        self.figure = weight_view(*self._shown())
+        self.live = LiveFigure(self.figure)
         self.words = widgets.HTML()
         self._redraw()
         for control in self.controls.values():
             control.observe(lambda change: self._changed(change["owner"]), "value")
         line = widgets.HBox([*self.controls.values()], layout=widgets.Layout(flex_flow="row wrap"))
-        self.box = widgets.VBox([line, full_width(self.figure), self.words])
+        self.box = widgets.VBox([line, self.live, self.words])
 
     @property
     def picture(self) -> go.Figure:
@@ -173,6 +175,7 @@ class WeightExplorer:
 
     def _redraw(self) -> None:
         redraw_weight_view(self.figure, *self._shown())
+        self.live.draw(self.figure)
         self.words.value = html_table(self.look.table(), [self.look.title])
 
 

@@ -35,10 +35,12 @@ def about(results: Sequence[Mapping[str, Any]], frame: pandas.DataFrame) -> list
             f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
             + (f", {trained[0]} steps a run." if trained else ".")
         )
+        chance = "(items and seeds)" if len(seeds) > 1 else "(items; one seed says nothing of others)"
+        has_mean = any(result["eval"]["mean"] is not None for result in used)
+        mean = f"; mean = plain mean of the eight tasks, ± its standard error {chance}" * has_mean
         lines.append(
             f"Scores in percent on {items:,} items of the {scored['split']} split{limit}, "
-            f"{scored['shots']}-shot; mean = plain mean of the eight tasks, ± its standard error "
-            + ("(items and seeds)." if len(seeds) > 1 else "(items; one seed says nothing of others).")
+            f"{scored['shots']}-shot{mean}."
         )
         lines.append(
             "Tasks: " + ", ".join(f"{task} ({short_name(task)})" for task in scored["tasks"]) + "."

@@ -24,6 +24,7 @@ from urllib.error import URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+import nbformat
 import pytest
 
 from bslora_kit.paths import NOTEBOOKS
@@ -44,10 +45,12 @@ class Server:
     Attributes:
         url: its address, without a slash at the end.
         token: what it asks for.
+        folder: its notebooks.
     """
 
     url: str
     token: str
+    folder: Path
 
     def page_of(self, notebook: str) -> str:
         """The address of a notebook in a workspace of its own."""
@@ -63,14 +66,17 @@ class NotebookPage:
         page: playwright's page.
         requests: addresses of everything that the page has asked for.
         failures: exceptions that no script of the page has caught.
+        received: characters or bytes that kernels have sent to the page.
     """
 
     def __init__(self, page: Any) -> None:
         self.page = page
         self.requests: list[str] = []
         self.failures: list[str] = []
+        self.received = 0
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("pageerror", lambda error: self.failures.append(str(error)))
+        page.on("websocket", lambda socket: socket.on("framereceived", self._count))
 
     def open(self, server: Server, notebook: str) -> None:
         """Opens a notebook and waits for its kernel."""
@@ -118,6 +124,9 @@ class NotebookPage:
         assert controls, "there is no control in the widgets of this notebook"
         return [line for line in controls if not re.match(r'- \w+ "', line)]
 
+    def _count(self, frame: str | bytes) -> None:
+        self.received += len(frame)
+
     def foreign_requests(self) -> list[str]:
         """Addresses asked for that are not on this machine."""
         addresses = [urlsplit(url) for url in self.requests]
@@ -137,7 +146,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
         file = folder / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(values), encoding="utf-8")
-    found = Server(f"http://127.0.0.1:{_free_port()}", secrets.token_hex(16))
+    found = Server(f"http://127.0.0.1:{_free_port()}", secrets.token_hex(16), folder / "notebooks")
     command = [
         *(sys.executable, "-m", "jupyter", "lab", "--no-browser", "--ip=127.0.0.1", "--allow-root"),
         *(f"--ServerApp.port={urlsplit(found.url).port}", "--ServerApp.port_retries=0"),
@@ -196,6 +205,19 @@ def open_notebook(page, server) -> Callable[[str], NotebookPage]:
         return notebook
 
     return open_it
+
+
+@pytest.fixture
+def write_notebook(server) -> Callable[[str, list[str]], str]:
+    """Writes a notebook of some code cells beside the committed ones and gives its name."""
+
+    def write_it(name: str, sources: list[str]) -> str:
+        cells = [nbformat.v4.new_code_cell(source.strip()) for source in sources]
+        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}  # not asked for
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), server.folder / name)
+        return name
+
+    return write_it
 
 
 def _free_port() -> int:

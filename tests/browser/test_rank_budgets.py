@@ -58,12 +58,6 @@ def test_the_picker_by_keyboard(notebook):
     page.get_by_text("LoRA 2 trains 3,538,944 parameters").first.wait_for()
     assert page.get_by_role("slider").count() == 1  # hidden ones have no role
 
-    unnamed = page.evaluate(
-        """() => [...document.querySelectorAll('.jupyter-widgets :is(input, select, textarea, button)')]
-            .filter(field => !field.closest('.js-plotly-plot'))
-            .filter(field => !(field.ariaLabel || [...field.labels].some(label => label.textContent)))
-            .map(field => field.outerHTML)"""
-    )
-    assert unnamed == []
+    assert notebook.unnamed_controls() == []
     assert notebook.errors() == []
     assert notebook.foreign_requests() == []

@@ -25,6 +25,7 @@ def test_stop_ends_training_and_the_notebook_goes_on(open_notebook):
         timeout=WAIT
     )
     assert page.locator(".jupyter-widgets .js-plotly-plot").count() == 1
+    assert notebook.unnamed_controls() == []
     stop.focus()
     page.keyboard.press("Enter")
     stop.wait_for(state="detached", timeout=WAIT)  # a still picture takes the panel's place

@@ -11,6 +11,7 @@ SIDE = 2 * 14_336  # one inter rank of slice sharing on Llama 3-8B: the largest 
 def notebook(open_notebook):
     opened = open_notebook("07_rank_budgets.ipynb")
     opened.run_all()
+    opened.page.locator(".jupyter-widgets .gtitle").wait_for()
     return opened
 
 

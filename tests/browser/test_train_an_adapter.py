@@ -24,7 +24,7 @@ def test_stop_ends_training_and_the_notebook_goes_on(open_notebook):
     page.get_by_text(re.compile(r"^loss \d+\.\d+, [\d,]+ tokens/s, about \d+ s left$")).wait_for(
         timeout=WAIT
     )
-    assert page.locator(".jupyter-widgets .js-plotly-plot").count() == 1
+    page.locator(".jupyter-widgets .gtitle", has_text=f"of {STEPS}").wait_for(timeout=WAIT)
     assert notebook.unnamed_controls() == []
     stop.focus()
     page.keyboard.press("Enter")

@@ -271,3 +271,9 @@ def test_methods_look_alike_wherever_they_are_put():
         "Untouched base": None,
     }
     assert {label: style_name(label) for label in labels} == labels
+
+
+def test_a_span_leaves_out_pairs_that_cannot_differ():
+    assert tables.span_of(pandas.Series([0.0, 1.91, 2.4])) == "1.9 to 2.4"
+    assert tables.span_of(pandas.Series([0.0, 0.0])) == "0.0"
+    assert tables.span_of(pandas.Series([2.44, 2.4])) == "2.4"

@@ -167,7 +167,11 @@ def summary(found: pandas.DataFrame) -> str:
 
 
 def span_of(values: pandas.Series) -> str:
-    """The least and the largest of some points in words, once where they print the same."""
+    """The least and the largest of some points in words, once where they print the same.
+
+    0 is left out where there are others: two adapters that answer everything alike have no noise.
+    """
+    values = values[values > 0] if (values > 0).any() else values
     ends = dict.fromkeys(f"{value:.1f}" for value in (values.min(), values.max()))
     return " to ".join(ends)
 

@@ -14,8 +14,8 @@ import types
 from pathlib import Path
 
 import pytest
-from grid_files import ROWS, command, grid_file, rows_in, use_world, write_items, write_result
-from tiny_world import make_world, write_profile
+from grid_files import ROWS, command, grid_file, rows_in, write_items, write_result
+from tiny_world import write_profile
 
 from bslora_kit import paths, published, shapes
 from bslora_kit.budget import budget
@@ -36,14 +36,7 @@ from bslora_kit.published.scores import published_score
 GRIDS = Path(__file__).parent.parent / "papermill_runs" / "grids"
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_world(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def world(data, monkeypatch) -> Path:
-    return use_world(data, monkeypatch)
+pytestmark = pytest.mark.usefixtures("world")
 
 
 # ---- grid files --------------------------------------------------------------------------------------

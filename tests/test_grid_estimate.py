@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from grid_files import use_world
 from tiny_world import make_world
 
 from bslora_kit.grid import command as grid_command
@@ -28,6 +27,9 @@ rows:
 GIB = 2**30
 
 
+pytestmark = pytest.mark.usefixtures("world")
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     root = make_world(tmp_path_factory.mktemp("data"))
@@ -37,11 +39,6 @@ def data(tmp_path_factory) -> Path:
     paper["tasks"] = ["piqa", "social_iqa"]
     (root / "profiles" / "paper.yaml").write_text(yaml.safe_dump(paper))
     return root
-
-
-@pytest.fixture(autouse=True)
-def world(data, monkeypatch) -> Path:
-    return use_world(data, monkeypatch)
 
 
 def paper_rows(folder: Path, **common) -> list:

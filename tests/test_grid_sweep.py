@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from grid_files import WritingEngine, command, grid_file, use_world
+from grid_files import WritingEngine, command, grid_file
 from tiny_world import make_world, write_profile
 
 from bslora_kit import paths
@@ -51,16 +51,14 @@ def known_mean(row) -> float:
     return 0.9 - 0.05 * min(distance, 16)
 
 
+pytestmark = pytest.mark.usefixtures("world")
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
     root = make_world(tmp_path_factory.mktemp("data"))
     shutil.copy(SHIPPED / "paper.yaml", root / "profiles")
     return root
-
-
-@pytest.fixture(autouse=True)
-def world(data, monkeypatch) -> Path:
-    return use_world(data, monkeypatch)
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import types
 from pathlib import Path
 
 import pytest
-from grid_files import command, grid_file, rows_in, use_world, write_items, write_result
-from tiny_world import make_world
+from grid_files import command, grid_file, rows_in, write_items, write_result
 
 from bslora_kit.grid import command as grid_command
 from bslora_kit.grid.file import read_grid
@@ -26,14 +25,7 @@ rows:
 """
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_world(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def world(data, monkeypatch) -> Path:
-    return use_world(data, monkeypatch)
+pytestmark = pytest.mark.usefixtures("world")
 
 
 def finished(tmp_path: Path) -> Path:

@@ -9,9 +9,8 @@ import json
 from pathlib import Path
 
 import pytest
-from grid_files import use_world
 from safetensors.torch import load_file, save_file
-from tiny_world import make_world, write_profile
+from tiny_world import write_profile
 
 from bslora_kit.grid import estimate
 from bslora_kit.grid.rows import Row, rows_of
@@ -20,15 +19,7 @@ from bslora_kit.jobs.job import Job
 from bslora_kit.jobs.profiles import load_profile
 from bslora_kit.jobs.result_file import finished_runs
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Path:
-    return make_world(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def world(data, monkeypatch) -> Path:
-    return use_world(data, monkeypatch)
+pytestmark = pytest.mark.usefixtures("world")
 
 
 def row(out: Path, grid: str, **changes) -> Row:

@@ -41,11 +41,8 @@ def print_plan(
         )
         rate = row.resolved.get("lr")
         rate = "" if rate is None else f"{rate:g}"
-        print(
-            f"{row.name:{width}}  {ours:>12}  {theirs:>12}  {rate:>8}  {_state(row, equal, trained)}"[
-                :160
-            ]
-        )
+        state = _state(row, equal, trained)
+        print(f"{row.name:{width}}  {ours:>12}  {theirs:>12}  {rate:>8}  {state}"[:160])
     missing = sum(row.state == "missing" for row in rows)
     print(f"\n{missing - len(equal)} of {len(rows)} runs to do")
     for problem, count in Counter(row.problem for row in rows if row.state == "failed").items():

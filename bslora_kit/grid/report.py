@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bslora_kit.grid.file import Grid
-from bslora_kit.jobs.parameters import UNTRAINED
-from bslora_kit.jobs.rates import origin_of
+from bslora_kit.jobs.rates import origins_of
 
 
 def report(grid: Grid, folder: Path) -> bool:
@@ -57,11 +56,7 @@ def report(grid: Grid, folder: Path) -> bool:
 def rate_lines(grid: Grid, results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Where the learning rates of a table come from, in words; rows are named where they differ."""
     names = {row["row"] for row in grid.rows if "varied" not in row}
-    origins: dict[str, dict[str, None]] = {}
-    for result in results:
-        run = result["run"]
-        if run["row"] in names and run["method"] != UNTRAINED:
-            origins.setdefault(origin_of(run), {})[run["row"]] = None
+    origins = origins_of(x["run"] for x in results if x["run"]["row"] in names)
     if not origins:
         return []
     told = [f"{origin} ({', '.join(rows)})" for origin, rows in origins.items()]

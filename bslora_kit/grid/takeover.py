@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def take_over(row: Row, source: Path) -> bool:
                 _copy(source / name, row.folder / name)
         names = {name: row.resolved[name] for name in NAMES if name in row.resolved}
         result = read_result(source / FILE)
-        run = result["run"] | names | {"taken_from": _origin(source, "taken_from")}
+        run = result["run"] | names | {"taken_from": _origin(result["run"], source, "taken_from")}
         write_json(row.folder / "params.json", row.resolved)
         write_json(row.folder / FILE, result | {"run": run})
         # What an interrupted run of this row left goes last: until then it could still go on.
@@ -125,14 +125,14 @@ def take_training(row: Row, source: Path) -> bool:
         for name in _TRAINED:
             _copy(source / name, row.folder / name)
         write_json(row.folder / "params.json", row.resolved)
-        write_json(row.folder / ORIGIN, {"trained_in": _origin(source, "trained_in", "taken_from")})
+        run = read_result(source / FILE)["run"]
+        write_json(row.folder / ORIGIN, {"trained_in": _origin(run, source, "trained_in", "taken_from")})
     row.look()
     return True
 
 
-def _origin(source: Path, *names: str) -> str:
-    """The run that was made, where `source` says under one of these names that it is a copy."""
-    run = read_result(source / FILE)["run"]
+def _origin(run: Mapping[str, Any], source: Path, *names: str) -> str:
+    """The run that was made: what a copy says under one of these names, else that of `source`."""
     return next((run[name] for name in names if name in run), "/".join(source.parts[-2:]))
 
 

@@ -23,7 +23,7 @@ update of many ranks moves farther than one of few, so the best rate falls with 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,19 @@ def origin_of(run: Mapping[str, Any]) -> str:
     except ValueError:  # a profile of another machine
         return GIVEN
     return origin if rate == run["lr"] else GIVEN
+
+
+def origins_of(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Origin of a rate, as `origin_of` says it -> row -> its rate; untrained runs are left out.
+
+    Args:
+        runs: each of a result.json.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for run in runs:
+        if run.get("lr") is not None:
+            found.setdefault(origin_of(run), {})[run["row"]] = run["lr"]
+    return found
 
 
 def rate_key(given: Mapping[str, Any]) -> str:

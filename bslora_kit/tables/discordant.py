@@ -15,8 +15,7 @@ import pandas
 from bslora_kit.statistics import holm, mcnemar
 from bslora_kit.statistics.checks import codes
 from bslora_kit.tables.answers import Answers
-
-SIGNIFICANT = 0.05
+from bslora_kit.tables.contrasts import SIGNIFICANT
 
 
 def discordant(answers: Answers | None, pairs: Sequence[tuple[str, str]]) -> pandas.DataFrame:

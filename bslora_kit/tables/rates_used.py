@@ -11,8 +11,7 @@ from typing import Any
 
 import pandas
 
-from bslora_kit.jobs.parameters import UNTRAINED
-from bslora_kit.jobs.rates import GIVEN, OF_PROFILE, PUBLISHED, origin_of
+from bslora_kit.jobs.rates import GIVEN, OF_PROFILE, PUBLISHED, origins_of
 
 
 def falling_rows(table: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.DataFrame:
@@ -66,18 +65,13 @@ def rates_in_words(results: Sequence[Mapping[str, Any]]) -> list[str]:
     Args:
         results: from `results.read_results`.
     """
-    origins: dict[str, dict[str, float]] = {}
-    for result in results:
-        run = result["run"]
-        if run["method"] != UNTRAINED:
-            origins.setdefault(origin_of(run), {})[run["row"]] = run["lr"]
     words = {
         GIVEN: "given with the row or on the command line",
         OF_PROFILE: "one rate of the profile for all methods",
         PUBLISHED: "the published one for all methods",
     }
     said = []
-    for origin, rates in origins.items():
+    for origin, rates in origins_of(result["run"] for result in results).items():
         ends = dict.fromkeys(f"{rate:g}" for rate in (min(rates.values()), max(rates.values())))
         count = f"{len(rates)} row{'s' if len(rates) > 1 else ''}"
         said.append(f"Rate of {count}: {words.get(origin, origin)}; {' to '.join(ends)}.")

@@ -263,6 +263,14 @@ def test_a_rate_that_diverged_has_been_tried(tmp_path, monkeypatch, capsys):
     assert grid_command.main(command(tmp_path, "--sweep")) == 0 and engine.started == []
 
 
+def test_a_sweep_of_which_all_diverged_has_failed(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(grid_command, "_engine", lambda options: WritingEngine(lambda row: None))
+    grid_file(tmp_path, "rows: [{row: lora-2, method: lora, ranks: [2]}]")
+    assert grid_command.main(command(tmp_path, "--sweep")) == 1
+    assert "6 of 6 runs diverged" in capsys.readouterr().out
+    assert not (tmp_path / "runs" / "two_rates" / "learning_rates.yaml").exists()
+
+
 def test_a_row_that_diverged_is_a_hole_in_its_table(tmp_path, monkeypatch, capsys):
     engine = WritingEngine(lambda row: None if row.asked["method"] == "tied_lora" else 0.5)
     monkeypatch.setattr(grid_command, "_engine", lambda options: engine)

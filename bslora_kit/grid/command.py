@@ -193,10 +193,11 @@ def _end(grid: Grid, rows: Sequence[Row], swept: bool) -> int:
     """Prints the table, the outcome of a sweep and the failures; returns the exit status."""
     folder = rows[0].folder.parent
     told = report(grid, folder)
-    if swept and any(row.state == "done" for row in rows):
+    found = swept and any(row.state == "done" for row in rows)
+    if found:
         print("\n".join(sweep.end(folder, grid, _diverged(rows))))
     diverged = [row for row in rows if row.state == "diverged"]
-    if diverged and not swept:
+    if diverged and not found:
         print(f"\n{len(diverged)} of {len(rows)} runs diverged, which one seed does every time; another")
         print("rate (--lr, or lr in the grid file) or --again NAME makes them anew:")
         for row in diverged:
@@ -206,7 +207,7 @@ def _end(grid: Grid, rows: Sequence[Row], swept: bool) -> int:
         print(f"\n{len(failed)} of {len(rows)} runs failed; the same command tries them again:")
         for row in failed:
             print(f"  {row.name}: {row.problem[:120]}\n    {row.folder / 'error.txt'}")
-    return EXIT_FAILED if failed or (diverged and not swept) or not told else 0
+    return EXIT_FAILED if failed or (diverged and not found) or not told else 0
 
 
 def _diverged(rows: Sequence[Row]) -> set[str]:

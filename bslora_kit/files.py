@@ -29,6 +29,31 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def read_object(path: Path, advice: str) -> dict[str, Any]:
+    """The content of a JSON file that holds an object, such as params.json.
+
+    Args:
+        path: of the file.
+        advice: what to do about a file that does not.
+
+    Raises:
+        ValueError: for a file that is not a JSON object; names it.
+        OSError: for a file that cannot be read.
+    """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, expected a file; {advice}")
+    text = path.read_bytes()
+    if not text.strip():
+        raise ValueError(f"{path} is empty; {advice}")
+    try:
+        content = json.loads(text)
+    except ValueError as error:  # not JSON, or not even text
+        raise ValueError(f"{path} is not JSON ({error}); {advice}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object; {advice}")
+    return content
+
+
 def fingerprint_of(paths: Iterable[Path]) -> str:
     """Tells one set of files from another: the first 16 hex digits of a SHA-256.
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bslora_kit.files import read_object
+
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig
@@ -235,6 +237,7 @@ def _read_config(folder: Path) -> PreTrainedConfig:
         raise FileNotFoundError(
             f"{folder} holds no config.json; give the folder of a model, or its config object"
         )
+    read_object(folder / "config.json", "copy the model again")
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except ValueError as error:

@@ -29,5 +29,6 @@ def run_code(asked: dict, standby: object) -> int:
 
 if __name__ == "__main__":
     fork_server._import_all = import_little
+    fork_server._prepare = lambda asked: None
     run_job.exit_status_of = run_code
     sys.exit(fork_server.main(sys.argv[-1]))

@@ -246,6 +246,10 @@ def test_a_broken_file_of_a_row_is_named_and_the_row_can_run_again(tmp_path, cap
     error = capsys.readouterr().err
     assert f"{row.folder / name} is empty" in error and "--again lora-2-s0" in error
     assert grid_command.main(command(tmp_path, "--again", "lora-2", "--dry-run")) == 0
+    (row.folder / name).unlink()
+    (row.folder / name).mkdir()
+    assert grid_command.main(command(tmp_path)) == 2
+    assert f"{row.folder / name} is a folder, expected a file" in capsys.readouterr().err
 
 
 def test_a_broken_result_of_another_seed_is_named_before_anything_runs(tmp_path, capsys):

@@ -263,6 +263,10 @@ def test_a_broken_file_of_the_folder_is_named(asked, name):
     file.write_text("{")
     with pytest.raises(ValueError, match=f"{file} is not JSON .*; remove it and run the row again"):
         Job.open(asked)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(ValueError, match=f"{file} is a folder, expected a file; remove it"):
+        Job.open(asked)
 
 
 def test_a_base_that_is_cut_short_is_named(asked, world, tmp_path):

@@ -90,7 +90,19 @@ def test_a_taken_adapter_scores_as_one_that_is_trained_in_place(tmp_path):
     fourth = row(tmp_path / "a", "fourth", tasks=["mini_arc_easy"])
     assert take_training(fourth, third.folder)
     origin = json.loads((fourth.folder / "trained_in.json").read_text())
-    assert origin == {"trained_in": "first/vera-4-s0"}
+    assert origin == {"trained_in": "first/vera-4-s0", "processes": 1}
+
+
+def test_how_many_processes_trained_an_adapter_stays_with_it(tmp_path):
+    source, taken = row(tmp_path, "first"), row(tmp_path, "second", tasks=["mini_piqa"])
+    run(source)
+    result = json.loads((source.folder / "result.json").read_text())
+    result["train"]["processes"] = 2
+    (source.folder / "result.json").write_text(json.dumps(result))
+    assert take_training(taken, source.folder)
+    run(taken)
+    assert taken.result["train"] == result["train"]
+    assert "processes" not in taken.result["run"]
 
 
 def test_an_adapter_that_was_altered_on_the_way_is_refused(tmp_path):

@@ -1,11 +1,12 @@
 """Starts the jobs of a grid as copies of one process that has imported what they need.
 
-    driver: ForkServer --- server: imports once --- job: run_job --- kernel of its notebook
-                                                \\-- job ...
+    driver: ForkServer --- server: imports once,     --- job: run_job --- kernel of its notebook
+                           has the base of the job   \\-- job ...
 
 Imports are most of what a small job costs besides training and scoring, and a new process pays for them
-twice, in the job and in its kernel. The server starts no thread and touches no GPU: neither survives a
-fork. Whoever dies takes those behind it along, by `end_with_parent`.
+twice, in the job and in its kernel. Jobs of one base share the memory of its weights. The server has no
+other thread when it forks, and touches no GPU: neither survives a fork. Whoever dies takes those behind
+it along, by `end_with_parent`.
 
 multiprocessing has a fork server too. It is one for the whole life of a process, with the environment of
 its first start, and its children import the main module of the driver.
@@ -21,6 +22,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,21 @@ def _import_all() -> None:
     import bslora_kit.tables.one_run  # noqa: F401
 
 
+def _prepare(asked: Mapping[str, Any]) -> None:
+    """Has the base of a job ready; whatever is wrong with it, or with what is asked, the job says."""
+    import torch
+
+    from bslora_kit.device import precision_for
+    from bslora_kit.jobs.bases import keep_ready
+    from bslora_kit.jobs.parameters import resolve
+
+    with suppress(ValueError, OSError):
+        parameters = resolve(asked, with_inputs=False)
+        precision = precision_for(torch.device("cpu"), parameters["precision"])
+        keep_ready(parameters["base_model"], precision)
+        gc.freeze()  # collections in the copies would touch, so copy, all that is shared
+
+
 def _serve(driver: Connection) -> dict[str, Any] | None:
     """Starts jobs and says how they end.
 
@@ -157,6 +174,7 @@ def _serve(driver: Connection) -> dict[str, Any] | None:
                 for process in [p for p, number in jobs.items() if number == request["kill"]]:
                     os.kill(process, signal.SIGKILL)
             else:
+                _prepare(request["asked"])
                 process = os.fork()
                 if process == 0:
                     driver.close()
@@ -192,7 +210,7 @@ def main(connection: str) -> int:
     end_with_parent()
     name_process("bslora-server")
     _import_all()
-    gc.freeze()  # collections in the copies would touch, so copy, all that is shared
+    gc.freeze()
     server = os.getpid()
     request = _serve(Connection(int(connection)))
     if request is None:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from bslora_kit.files import read_object
 from bslora_kit.jobs.lock import is_locked
 from bslora_kit.jobs.parameters import differences, resolve, run_folder_of
-from bslora_kit.jobs.result_file import FILE, ORIGIN, read_object, read_result
+from bslora_kit.jobs.result_file import ADVICE, FILE, ORIGIN, read_result
 from bslora_kit.paths import ROOT
 
 DIVERGED = "TrainingDiverged"  # the exception of `training`, which would import torch here
@@ -55,11 +56,11 @@ class Row:
         """Reads from the folder whether the row is done; leaves a failed row as it is."""
         result, noted = self.folder / FILE, self.folder / "params.json"
         self.trained = (self.folder / ORIGIN).is_file()
-        source = result if result.is_file() else noted if noted.is_file() else None
+        source = result if result.exists() else noted if noted.exists() else None
         if source is None or self.state == "failed":
             return
         try:
-            content = read_result(source) if source == result else read_object(source)
+            content = read_result(source) if source == result else read_object(source, ADVICE)
         except ValueError as error:
             self.state, self.problem = "conflict", str(error)
             return

@@ -125,8 +125,10 @@ def take_training(row: Row, source: Path) -> bool:
         for name in _TRAINED:
             _copy(source / name, row.folder / name)
         write_json(row.folder / "params.json", row.resolved)
-        run = read_result(source / FILE)["run"]
-        write_json(row.folder / ORIGIN, {"trained_in": _origin(run, source, "trained_in", "taken_from")})
+        result = read_result(source / FILE)
+        origin = _origin(result["run"], source, "trained_in", "taken_from")
+        note = {"trained_in": origin, "processes": result["train"]["processes"]}
+        write_json(row.folder / ORIGIN, note)
     row.look()
     return True
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from bslora_kit import paths
 from bslora_kit.evaluation.tasks import definitions
-from bslora_kit.files import fingerprint_of
+from bslora_kit.files import fingerprint_of, read_object
 
 SHIPPED_BASES = ("data/base", "data/base-1-7b", "data/base-1-13b")  # what bslora_kit.demo makes
 
@@ -26,10 +26,12 @@ def base_folder(name: str) -> Path | None:
 
     Raises:
         FileNotFoundError: if the name is a path and there is no model; says what to do.
+        ValueError: if its config.json is not a JSON object.
     """
     shipped = name in SHIPPED_BASES
     folder = paths.BASE.with_name(Path(name).name) if shipped else paths.ROOT / Path(name).expanduser()
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").exists():
+        read_object(folder / "config.json", "copy the model again")
         return folder
     if shipped:
         raise FileNotFoundError(f"{folder} holds no model; `make demo` makes the shipped bases again")
@@ -41,6 +43,11 @@ def base_folder(name: str) -> Path | None:
     return None
 
 
+def base_files(folder: Path) -> list[Path]:
+    """The files of a base that decide what it is: weights, configuration and tokenizer."""
+    return [*folder.glob("*.json"), *folder.glob("*.safetensors")]
+
+
 def input_fingerprints(given: Mapping[str, Any]) -> dict[str, str | None]:
     """Fingerprints of base, instructions and task items; None for what comes from a hub.
 
@@ -50,9 +57,9 @@ def input_fingerprints(given: Mapping[str, Any]) -> dict[str, str | None]:
     Raises:
         FileNotFoundError: if local files are missing; says what to fetch and where to put it.
     """
-    base = base_folder(given["base_model"])
+    folder = base_folder(given["base_model"])
     files = {
-        "base": [*base.glob("*.json"), *base.glob("*.safetensors")] if base else [],
+        "base": base_files(folder) if folder else [],
         "instructions": _instruction_files(given) if given["steps"] else [],
         "tasks": task_files(given["tasks"], given["split"]),
     }

@@ -21,9 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import get_peft_model
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils.logging import disable_progress_bar
 
 import bslora_kit.adapters  # noqa: F401  registers the tuner with PEFT
 from bslora_kit import shapes
@@ -32,15 +29,15 @@ from bslora_kit.budget import Budget, budget
 from bslora_kit.data import Example, encode, hold_out, load_instructions
 from bslora_kit.device import precision_for, this_process
 from bslora_kit.evaluation.scores import Evaluation, evaluate
-from bslora_kit.files import write_json
-from bslora_kit.jobs.inputs import base_folder
+from bslora_kit.files import read_object, write_json
+from bslora_kit.jobs.bases import load_base, source_of
 from bslora_kit.jobs.lock import RunLock
 from bslora_kit.jobs.outcome import budget_entry, save_adapter, training_entry, write_items
 from bslora_kit.jobs.parameters import UNTRAINED, branches_of, differences, resolve, run_folder_of
 from bslora_kit.jobs.processes import processes_of_a_job, train_in_processes
 from bslora_kit.jobs.progress import JobProgress
 from bslora_kit.jobs.provenance import machine, provenance
-from bslora_kit.jobs.result_file import FILE, ORIGIN, read_object, read_result
+from bslora_kit.jobs.result_file import ADVICE, FILE, ORIGIN, read_result
 from bslora_kit.methods import SharedLoraConfig
 from bslora_kit.training import TrainingResult, TrainingSettings, train
 from bslora_kit.training.checkpoint import all_checkpoints, load_trained
@@ -48,7 +45,6 @@ from bslora_kit.training.checkpoint import all_checkpoints, load_trained
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TRAINING = (
     "steps lr batch_size micro_batch_size warmup_steps schedule weight_decay max_grad_norm precision "
     "max_length seed evaluate_every checkpoint_every gradient_checkpointing"
@@ -128,7 +124,9 @@ class Job:
             if job.result is None:
                 job._load()
             elif job.config is not None:
-                job.budget = budget(job.config, shapes.of_config(job._source()))
+                job.budget = budget(
+                    job.config, shapes.of_config(source_of(job.parameters["base_model"]))
+                )
         except BaseException:
             job._lock.release()
             raise
@@ -170,10 +168,11 @@ class Job:
         """
         if self.done or self.parameters["method"] == UNTRAINED:
             return
-        if self._origin():
+        if origin := self._origin():
             # Parameters and weights are compared with what the adapter's config says of its file.
             self.model.load_adapter(str(self.folder / "adapter"), "default", is_trainable=True)
             self.training = TrainingResult.of(self.history, stopped=False)
+            self._processes = origin["processes"]
             return
         self._processes = processes_of_a_job() if processes is None else processes
         self._progress.start("training", self.parameters["steps"])
@@ -232,7 +231,7 @@ class Job:
         write_items(self.evaluation, self.folder / "items.parquet")
         precision = precision_for(this_process().device, self.parameters["precision"])
         result = {
-            "run": self.parameters | provenance() | self._origin(),
+            "run": self.parameters | provenance() | self._trained_in(),
             "budget": budget_entry(self.budget),
             "train": training_entry(self.training, precision, self._processes),
             "eval": self.evaluation.to_dict(),
@@ -246,9 +245,12 @@ class Job:
         return result
 
     def _origin(self) -> dict[str, Any]:
-        """{"trained_in": the run that trained the adapter in this folder}; empty if this one does."""
+        """The run that trained this folder's adapter, and in how many processes; {} if this one does."""
         noted = self.folder / ORIGIN
-        return read_object(noted) if noted.is_file() else {}
+        return read_object(noted, ADVICE) if noted.is_file() else {}
+
+    def _trained_in(self) -> dict[str, str]:
+        return {name: run for name, run in self._origin().items() if name == "trained_in"}
 
     def _train_beside(self, processes: int) -> None:
         """Has other processes train, and takes over what they have come to."""
@@ -264,13 +266,13 @@ class Job:
     def _take_folder(self) -> None:
         """Compares the folder's run with the one asked for, and reads its result if it is done."""
         result, noted = self.folder / FILE, self.folder / "params.json"
-        if result.is_file():
+        if result.exists():
             content = read_result(result)
             self._refuse_others(content["run"])
             self.result = content
             self._lock.release()
-        elif noted.is_file():
-            self._refuse_others(read_object(noted))
+        elif noted.exists():
+            self._refuse_others(read_object(noted, ADVICE))
         else:
             write_json(noted, self.parameters)
 
@@ -284,32 +286,17 @@ class Job:
 
     def _load(self) -> None:
         self._progress.start("loading")
-        name = self.parameters["base_model"]
         process = this_process()
         # What several processes train together may be too big for one GPU: sharding moves it there.
         device = torch.device("cpu") if process.num_processes > 1 else process.device
         precision = precision_for(process.device, self.parameters["precision"])
-        disable_progress_bar()  # of loading: an executed notebook would keep each of its frames
-        try:
-            source = self._source()
-            self.tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModelForCausalLM.from_pretrained(source, dtype=_DTYPES[precision])
-        except (OSError, ValueError, SafetensorError) as error:
-            raise FileNotFoundError(
-                f"base_model {name!r} cannot be loaded ({str(error).splitlines()[0]}); give the path "
-                "of a folder with config.json, safetensors weights and tokenizer (--set "
-                "base_model=PATH), or fetch it with `hf download` after accepting its licence"
-            ) from error
+        model, self.tokenizer = load_base(self.parameters["base_model"], precision)
         if self.config is None:
             self.model = model.to(device)
             return
         self.budget = budget(self.config, shapes.of_model(model))
         torch.manual_seed(self.parameters["seed"])  # of the adapter's initial weights
         self.model = get_peft_model(model, self.config).to(device)
-
-    def _source(self) -> Path | str:
-        """The base's folder, or its name on the hub."""
-        return base_folder(self.parameters["base_model"]) or self.parameters["base_model"]
 
     def _examples(self) -> tuple[list[Example], list[Example]]:
         """Training and held-out examples."""

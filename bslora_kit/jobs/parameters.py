@@ -18,10 +18,10 @@ from typing import Any
 from bslora_kit import branches, paths
 from bslora_kit.branches import GATE_SIZE, KRON_SIZE, Branch
 from bslora_kit.evaluation.tasks import SPLITS, expand
+from bslora_kit.files import read_object
 from bslora_kit.jobs.inputs import base_folder, input_fingerprints
 from bslora_kit.jobs.profiles import PRECISIONS, Profile, load_profile
 from bslora_kit.jobs.rates import PUBLISHED, rate_of
-from bslora_kit.jobs.result_file import read_object
 
 UNTRAINED = "none"  # the method that scores the base as it is
 DEFAULTS: dict[str, Any] = {

@@ -7,16 +7,17 @@ grid is passed over.
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
+
+from bslora_kit.files import read_object
 
 FILE = "result.json"
 ORIGIN = "trained_in.json"  # beside an adapter that another run has trained: which one
 _PARTS = ("run", "budget", "eval")
 _OF_A_RUN = ("row", "method", "seed")
-_ADVICE = "remove it and run the row again"
+ADVICE = "remove it and run the row again"
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -29,36 +30,13 @@ def read_result(path: Path) -> dict[str, Any]:
         ValueError: for a file that is not the result of a run; names it and what it lacks.
         OSError: for a file that cannot be read.
     """
-    result = read_object(path)
+    result = read_object(path, ADVICE)
     if not all(isinstance(result.get(part), dict) for part in _PARTS):
-        raise ValueError(f"{path} lacks {', '.join(_PARTS[:-1])} or {_PARTS[-1]}; {_ADVICE}")
+        raise ValueError(f"{path} lacks {', '.join(_PARTS[:-1])} or {_PARTS[-1]}; {ADVICE}")
     missing = [name for name in _OF_A_RUN if name not in result["run"]]
     if missing:
-        raise ValueError(f"{path} lacks {', '.join(missing)} of its run; {_ADVICE}")
+        raise ValueError(f"{path} lacks {', '.join(missing)} of its run; {ADVICE}")
     return result
-
-
-def read_object(path: Path, advice: str = _ADVICE) -> dict[str, Any]:
-    """The content of a JSON file that holds an object, such as params.json.
-
-    Args:
-        path: of the file.
-        advice: what to do about a file that does not.
-
-    Raises:
-        ValueError: for a file that is not a JSON object; names it.
-        OSError: for a file that cannot be read.
-    """
-    text = path.read_bytes()
-    if not text.strip():
-        raise ValueError(f"{path} is empty; {advice}")
-    try:
-        content = json.loads(text)
-    except ValueError as error:  # not JSON, or not even text
-        raise ValueError(f"{path} is not JSON ({error}); {advice}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, expected an object; {advice}")
-    return content
 
 
 def finished_runs(out: Path) -> list[tuple[Path, dict[str, Any]]]:

@@ -13,7 +13,7 @@ from bslora_kit.training import TrainingResult
 if TYPE_CHECKING:
     from bslora_kit.evaluation.scores import Evaluation
 
-_HASH_DIGITS = 16
+_HASH_DIGITS = 12
 
 
 def save_adapter(model: Any, base_name: str, folder: Path) -> None:
@@ -36,7 +36,7 @@ def save_adapter(model: Any, base_name: str, folder: Path) -> None:
 def write_items(evaluation: Evaluation, path: Path) -> None:
     """Writes one row a test item, as Parquet, in one move.
 
-    Of each doc_hash the first 16 hexadecimal digits are kept: 64 bits tell the items of a task apart,
+    Of each doc_hash the first 12 hexadecimal digits are kept: 48 bits tell the items of a task apart,
     and whole hashes, which do not compress, would be most of the file.
     """
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")

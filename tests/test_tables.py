@@ -178,6 +178,17 @@ def test_about_says_what_the_numbers_are(folder):
     assert "/somewhere" not in "".join(lines)
 
 
+def test_about_says_which_seeds_ran_on_which_machine(folder):
+    results = tables.read_results(folder)
+    frame = tables.table(results, GRID)
+    assert not any(line.startswith("Ran on") for line in tables.about(results, frame))  # not known
+    for result in results:
+        first = result["run"]["seed"] == 0
+        result["machine"] = {"cpu": "Slow", "gpu": None} if first else {"cpu": "Slow", "gpu": "Fast"}
+    said = next(line for line in tables.about(results, frame) if line.startswith("Ran on"))
+    assert said.startswith("Ran on: Slow (seed 0); Fast (seed 1). A row run again gives equal numbers")
+
+
 def test_about_says_how_much_seeds_move_a_score(folder):
     """ShareLoRA scores 60 and 80: a standard deviation of 14.14 points; GT 55 and 56.25 then 0.88."""
     results = tables.read_results(folder)

@@ -46,6 +46,7 @@ def about(results: Sequence[Mapping[str, Any]], frame: pandas.DataFrame) -> list
             "Tasks: " + ", ".join(f"{task} ({short_name(task)})" for task in scored["tasks"]) + "."
         )
     lines += _noise_of_seeds(used)
+    lines += _machines(used)
     sizes = _share_sizes(used)
     if sizes:
         lines.append(f"Share sizes: {sizes}.")
@@ -108,6 +109,23 @@ def _noise_of_seeds(results: Sequence[Mapping[str, Any]]) -> list[str]:
             "which so few seeds would show only for large differences."
         )
     return lines
+
+
+def _machines(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which seeds ran on what: rounding differs between kinds of machines, and training magnifies it."""
+    seeds: dict[str, set[int]] = {}
+    for result in results:
+        machine = result["machine"]
+        name = machine.get("gpu") or machine.get("cpu")
+        if name:
+            seeds.setdefault(name, set()).add(result["run"]["seed"])
+    if not seeds:
+        return []
+    ran = "; ".join(
+        f"{name} (seed{'s' if len(of) > 1 else ''} {', '.join(map(str, sorted(of)))})"
+        for name, of in sorted(seeds.items(), key=lambda item: sorted(item[1]))
+    )
+    return [f"Ran on: {ran}. A row run again gives equal numbers on the same kind of machine only."]
 
 
 def _share_sizes(results: Sequence[Mapping[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 #             equal-budget table: 16 training runs, one table
 # make test   sets up what is missing and runs the tests
 # make tables resumes the committed reference run, which has nothing left to do, and writes its tables
+#             and the page of all of them
 # make lab    opens JupyterLab on notebooks/, on this machine only
 # make app    serves the rank-triple picker (notebooks/07) as a page, on this machine only
 # make demo   makes the shipped world, base and tasks again

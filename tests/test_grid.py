@@ -290,7 +290,7 @@ def test_again_removes_nothing_before_the_grid_runs(tmp_path):
     assert all((row.folder / "result.json").is_file() for row in rows_in(tmp_path))
 
 
-@pytest.mark.parametrize("text", ["seed=3", "row=x", "profile=paper", "out_dir=x"])
+@pytest.mark.parametrize("text", ["seed=3", "row=x", "profile=paper", "out_dir=x", "base_model=x"])
 def test_set_refuses_what_another_option_says(tmp_path, capsys, text):
     grid_file(tmp_path, ROWS)
     assert grid_command.main(command(tmp_path, "--set", text)) == 2
@@ -365,6 +365,22 @@ def test_a_profile_of_the_current_folder_reaches_the_jobs_from_anywhere(tmp_path
     assert common["profile"] == str(tmp_path / "own.yaml")
 
 
+def test_one_base_model_for_every_row(tmp_path, world, monkeypatch, capsys):
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "llama").symlink_to(world / "base")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    grid_file(tmp_path)
+    for given, wanted in (("llama", str(world / "base")), ("someone/llama", "someone/llama")):
+        options = parser().parse_args(command(tmp_path, "--base-model", given))
+        _, common = grid_command._grid(options, profiles.load_profile("tiny"))
+        assert common["base_model"] == wanted
+    grid_file(tmp_path, ROWS.replace("method: lora", "method: lora, base_model: llama-1-7b"))
+    assert grid_command.main(command(tmp_path, "--base-model", "llama")) == 2
+    said = capsys.readouterr().err
+    assert "the rows of two name theirs (llama-1-7b)" in said and "`bases` of a profile" in said
+
+
 def test_targets_that_the_base_lacks_fail_their_row_before_an_estimate(tmp_path, capsys):
     text = ROWS + "  - {row: wrong, label: Wrong, method: lora, ranks: [2], targets: [quary]}\n"
     grid_file(tmp_path, text)
@@ -377,7 +393,7 @@ def test_targets_that_the_base_lacks_fail_their_row_before_an_estimate(tmp_path,
 def test_set_takes_numbers_and_lists(tmp_path):
     assert assignment("lr=1e-3") == ("lr", 0.001)
     assert assignment("tasks=[mmlu]") == ("tasks", ["mmlu"])
-    assert assignment("base_model=some/llama") == ("base_model", "some/llama")
+    assert assignment("precision=bf16") == ("precision", "bf16")
 
 
 # ---- lost machines -----------------------------------------------------------------------------------

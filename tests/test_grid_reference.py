@@ -11,7 +11,7 @@ from tiny_world import make_world
 
 import bslora_kit.data  # noqa: F401  reads where data lie, before a test points that elsewhere
 from bslora_kit.grid import command as grid_command
-from bslora_kit.grid import reference
+from bslora_kit.grid import finished, reference
 from bslora_kit.jobs import profiles
 
 
@@ -22,11 +22,17 @@ def test_the_reference_run_has_nothing_to_do(command):
     rows = grid_command._rows(grid, options, common)
     assert {row.name: row.problem for row in rows if row.state != "done"} == {}
     assert rows
+    committed = {path.parent.name for path in rows[0].folder.parent.glob("*/result.json")}
+    further = {name for name in committed if "-lr-" in name} if options.sweep else set()
+    assert committed - further <= {row.name for row in rows}  # each comes back if it is removed
 
 
 def test_a_removed_row_comes_back_and_the_others_are_left_alone(tmp_path, monkeypatch):
+    published = profiles.FOLDER / "paper.yaml"  # the page has it beside what was run
     use_world(make_world(tmp_path / "data"), monkeypatch)
-    monkeypatch.setattr(reference, "RUNS", tmp_path)
+    shutil.copy(published, tmp_path / "data" / "profiles")
+    for module in (reference, finished):
+        monkeypatch.setattr(module, "RUNS", tmp_path)
     (tmp_path / "grids").mkdir()
     (tmp_path / "grids" / "two.yaml").write_text(ROWS)
     folder = tmp_path / "reference"
@@ -39,15 +45,24 @@ def test_a_removed_row_comes_back_and_the_others_are_left_alone(tmp_path, monkey
     engine.started.clear()
     shutil.rmtree(folder / "two" / "lora-2-s4")
     (folder / "two" / "table.md").unlink()
+    (folder / "tables.html").unlink()
+    assert reference.resume(["--profile", "tiny", "--dry-run"], folder) == 0
+    assert not (folder / "tables.html").exists()
     assert reference.resume(["--profile", "tiny"], folder) == 0
     assert engine.started == ["lora-2-s4"]
     table = (folder / "two" / "table.md").read_text()
     assert "Learning rates: profile." in table
+    assert '<div id="two">' in (folder / "tables.html").read_text()
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("none: {seeds: [0]}", "no grid none"), ("range: [0]", "expected seeds"), (None, "no file")],
+    [
+        ("none: {seeds: [0]}", "no grid none"),
+        ("{}", "names no grid"),
+        ("range: [0]", "expected seeds"),
+        (None, "no file"),
+    ],
 )
 def test_a_wrong_list_is_refused(tmp_path, capsys, text, words):
     if text is not None:

@@ -22,7 +22,7 @@ from bslora_kit.grid.file import read_grid
 from bslora_kit.grid.report import rate_lines
 from bslora_kit.jobs import profiles
 from bslora_kit.jobs.parameters import resolve
-from bslora_kit.jobs.rates import rate_key
+from bslora_kit.jobs.rates import rate_key, rate_of
 
 GRIDS = Path(__file__).parent.parent / "papermill_runs" / "grids"
 SHIPPED = GRIDS.parent.parent / "data" / "profiles"
@@ -105,6 +105,28 @@ def test_methods_with_a_rate_of_their_own():
     assert key("bslora", 2, 4, 0, fit="gate") == key("bslora", 2, 4, 16, fit="gate") == "bslora_gate"
     alone = [key("bslora", 0, *ranks, fit="kron") for ranks in ((4, 8), (4, 0), (0, 8))]
     assert alone == ["bslora_kron_no_local", "bslora_kron_intra", "bslora_kron_inter"]
+
+
+def test_a_place_has_a_rate_of_its_own():
+    def key(*targets: str) -> str:
+        return rate_key({"method": "bslora", "fit": "slice", "ranks": [2, 4, 16], "targets": targets})
+
+    assert [key("q_proj", "v_proj"), key("up_proj"), key("v_proj", "up_proj"), key()] == [
+        "bslora_slice_attention",
+        "bslora_slice_mlp",
+        "bslora_slice",
+        "bslora_slice",
+    ]
+
+
+def test_a_place_that_was_not_tried_takes_the_rate_of_its_method(tmp_path):
+    file = outcome(tmp_path / "rates.yaml", base={"lora": 0.01, "lora_mlp": 0.03, "vera": 0.1})
+    given = {"method": "lora", "ranks": [8], "lr": file, "base_model": "data/base"}
+    rates = [
+        rate_of({**given, "targets": targets}, None)[0]
+        for targets in (["q_proj"], ["down_proj"], ["q_proj", "down_proj"], None)
+    ]
+    assert rates == [0.01, 0.03, 0.01, 0.01]
 
 
 def test_the_published_rate_is_that_of_the_paper_for_every_method():
@@ -341,13 +363,13 @@ def test_a_table_says_where_its_rates_come_from(tmp_path):
         return {"run": {**shared, "row": row, **values}}
 
     published = [run("lora-1", lr=1e-4, lr_from="published"), run("base", method="none")]
-    assert rate_lines(grid, published) == ["Learning rates: published."]
+    assert rate_lines(grid.rows, published) == ["Learning rates: published."]
     # Runs that do not say it: the profile's rate is 0.005.
     older = [run("lora-2", lr=0.005), run("tl5-2", lr=0.25), run("elsewhere", lr=0.1)]
-    assert rate_lines(grid, published + older) == [
+    assert rate_lines(grid.rows, published + older) == [
         "Learning rates: published (lora-1); profile (lora-2); given (tl5-2)."
     ]
-    assert rate_lines(grid, published[1:]) == []
+    assert rate_lines(grid.rows, published[1:]) == []
 
 
 # ---- the demo's rates --------------------------------------------------------------------------------

@@ -162,8 +162,8 @@ def test_rows_that_fall_below_a_smaller_one_of_their_method():
     found = falling_rows(table, pairs)  # the others are pairs of two methods
     assert found.to_numpy().tolist() == [["share-32", "share-8", -4.0, 0.006, 0.012]]
     assert falling_in_words(found) == [
-        "share-32 (rate 0.006) lies below share-8, with a lower rate than share-8, so its rate alone may"
-        " not explain it."
+        "share-32 (rate 0.006) lies below share-8, with a lower rate than share-8, which may be too low "
+        "for these steps."
     ]
     same = falling_rows(table.assign(lr=0.012), pairs)
     assert falling_in_words(same)[0].startswith(

@@ -94,11 +94,12 @@ def seed_dots(seeds: pandas.DataFrame) -> go.Figure:
     groups = runs.groupby("method", sort=False)["mean"]
     several = groups.count() > 1
     spread = (groups.max() - groups.min())[several]
-    gap = groups.mean().max() - groups.mean().min()
+    means = groups.mean()[several] if several.sum() > 1 else groups.mean()  # the base has one run
+    gap = means.max() - means.min()
     title = f"One run a row: nothing is known of other seeds; rows span {gap:.1f} points"
     if len(spread):
         title = f"Seeds of one row span up to {spread.max():.1f} points, the rows' means {gap:.1f}"
-    figure = blank(title, "mean of the eight tasks (%)", None)
+    figure = blank(title, "mean score of the tasks (%)", None)
     figure.add_scatter(
         x=runs["mean"],
         y=runs["method"],

@@ -38,7 +38,7 @@ def score_against_parameters(table: pandas.DataFrame, base: float | None = None)
     rows = table.dropna(subset=["mean", "parameters"])
     rows = rows[rows["parameters"] > 0]
     figure = blank(
-        _leader(rows, base), "trainable parameters (log scale)", "mean of the eight tasks (%)"
+        _leader(rows, base), "trainable parameters (log scale)", "mean score of the tasks (%)"
     )
     figure.update_layout(height=520)
     for number, (_, block) in enumerate(rows.groupby("base", sort=False)):

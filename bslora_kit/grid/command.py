@@ -243,6 +243,15 @@ def _grid(options: Any, profile: Profile) -> tuple[Grid, dict[str, Any]]:
     check_options(options)
     grid = read_grid(options.grid)
     common: dict[str, Any] = {"profile": options.profile}
+    if options.base_model is not None:
+        named = sorted({row["base_model"] for row in grid.rows if row.get("base_model")})
+        if named:
+            raise ValueError(
+                f"--base-model {options.base_model}: the rows of {grid.name} name theirs "
+                f"({', '.join(named)}); say where these are under `bases` of a profile of your own "
+                "(--profile FILE.yaml)"
+            )
+        common["base_model"] = options.base_model
     if options.sweep:
         if "split" not in profile.sweep:
             raise ValueError(

@@ -5,8 +5,8 @@
 
 Imports are most of what a small job costs besides training and scoring, and a new process pays for them
 twice, in the job and in its kernel. Jobs of one base share the memory of its weights. The server has no
-other thread when it forks, and touches no GPU: neither survives a fork. Whoever dies takes those behind
-it along, by `end_with_parent`.
+other thread when it forks but numpy's, which come again by themselves, and touches no GPU: neither
+survives a fork. Whoever dies takes those behind it along, by `end_with_parent`.
 
 multiprocessing has a fork server too. It is one for the whole life of a process, with the environment of
 its first start, and its children import the main module of the driver.
@@ -142,15 +142,27 @@ def _import_all() -> None:
     import bslora_kit.tables.one_run  # noqa: F401
 
 
+def _compute_alone() -> int:
+    """Has torch start no threads in this process, and returns how many it would have used."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return threads
+
+
 def _prepare(asked: Mapping[str, Any]) -> None:
-    """Has the base of a job ready; whatever is wrong with it, or with what is asked, the job says."""
+    """Has the base of a job ready; whatever is wrong with it, or with what is asked, the job says.
+
+    Whatever loading raises, the jobs of other bases go on.
+    """
     import torch
 
     from bslora_kit.device import precision_for
     from bslora_kit.jobs.bases import keep_ready
     from bslora_kit.jobs.parameters import resolve
 
-    with suppress(ValueError, OSError):
+    with suppress(Exception):
         parameters = resolve(asked, with_inputs=False)
         precision = precision_for(torch.device("cpu"), parameters["precision"])
         keep_ready(parameters["base_model"], precision)
@@ -187,9 +199,10 @@ def _serve(driver: Connection) -> dict[str, Any] | None:
                 driver.send_bytes(json.dumps(answer).encode())
 
 
-def _run(asked: Mapping[str, Any], folder: str, environment: Mapping[str, str]) -> int:
+def _run(asked: Mapping[str, Any], folder: str, environment: Mapping[str, str], threads: int) -> int:
     """Runs a job in this copy of the server as in a process of its own; returns its exit status."""
     import numpy
+    import torch
 
     from bslora_kit.jobs.notebook import StandbyKernel
     from bslora_kit.jobs.run_job import exit_status_of
@@ -201,6 +214,7 @@ def _run(asked: Mapping[str, Any], folder: str, environment: Mapping[str, str]) 
     os.close(log)
     os.environ.clear()
     os.environ.update(environment)
+    torch.set_num_threads(threads)
     numpy.random.seed()  # else all copies would draw the same; random reseeds itself
     return exit_status_of(asked, StandbyKernel())
 
@@ -210,6 +224,7 @@ def main(connection: str) -> int:
     end_with_parent()
     name_process("bslora-server")
     _import_all()
+    threads = _compute_alone()
     gc.freeze()
     server = os.getpid()
     request = _serve(Connection(int(connection)))
@@ -219,7 +234,7 @@ def main(connection: str) -> int:
     name_process("bslora-job")
     if os.getppid() != server:  # it has died before this process could be told
         return 1
-    return _run(request["asked"], request["folder"], request["environment"])
+    return _run(request["asked"], request["folder"], request["environment"], threads)
 
 
 if __name__ == "__main__":

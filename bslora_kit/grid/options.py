@@ -15,7 +15,9 @@ from bslora_kit.jobs.rates import PUBLISHED
 
 LOCAL_JOBS = 2
 OF_RAY = ("address", "cpus_per_job", "gpus_per_job")
-_SAID_BY = BY_OPTION | dict.fromkeys(("row", "grid", "label"), "the grid file")
+_SAID_BY = (
+    BY_OPTION | {"base_model": "--base-model"} | dict.fromkeys(("row", "grid", "label"), "the grid file")
+)
 _LEAST = {
     "jobs": 1,
     "seeds": 1,
@@ -86,6 +88,14 @@ def _rates(text: str) -> str:
     return str(path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path)
 
 
+def _base_model(text: str) -> str:
+    """--base-model: a name, or a folder of the current one under the path that jobs find it by."""
+    path = Path(text).expanduser().resolve()
+    if not path.is_dir():
+        return text
+    return str(path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path)
+
+
 def _profile(text: str) -> str:
     """--profile: a name, or a file of the current folder, which is not that of the jobs."""
     return str(Path(text).resolve()) if Path(text).suffix == ".yaml" else text
@@ -99,6 +109,12 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("grid", type=Path, help="a file of papermill_runs/grids")
     made.add_argument("--profile", type=_profile, default="demo", help="demo, paper, or a .yaml file")
+    made.add_argument(
+        "--base-model",
+        type=_base_model,
+        metavar="PATH_OR_ID",
+        help="of every row: the folder of a model, or its name on the hub",
+    )
     made.add_argument("--seeds", type=int, default=1, metavar="N", help="seeds 0 to N-1")
     made.add_argument("--seed-list", type=int, nargs="+", metavar="SEED", help="these seeds instead")
     made.add_argument(

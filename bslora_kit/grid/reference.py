@@ -1,4 +1,4 @@
-"""Resumes the committed reference run, every grid of it, and writes its tables again.
+"""Resumes the committed reference run, every grid of it, and writes its tables and its page again.
 
     python -m bslora_kit.grid.reference [options of bslora_kit.grid, such as --jobs 4 or --dry-run]
 
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bslora_kit.grid.command import EXIT_INTERRUPTED, EXIT_REFUSED, main
+from bslora_kit.grid.command import EXIT_INTERRUPTED, EXIT_REFUSED, main, parser
 from bslora_kit.jobs.profiles import read_yaml
 from bslora_kit.paths import RUNS
 
@@ -32,8 +32,11 @@ def listed(folder: Path = REFERENCE) -> list[list[str]]:
     path = folder / LIST
     if not path.is_file():
         raise ValueError(f"no file {path}: it lists the grids of a reference run and their seeds")
+    grids = read_yaml(path)
+    if not grids:
+        raise ValueError(f"{path} names no grid; expected lines such as similar_budget: {{seeds: [0]}}")
     commands = []
-    for name, how in read_yaml(path).items():
+    for name, how in grids.items():
         grid = RUNS / "grids" / f"{name}.yaml"
         if not grid.is_file():
             raise ValueError(f"{path}: no grid {name} in papermill_runs/grids")
@@ -48,7 +51,11 @@ def listed(folder: Path = REFERENCE) -> list[list[str]]:
 
 
 def resume(options: Sequence[str], folder: Path = REFERENCE) -> int:
-    """Runs the command of each grid until one is refused or stopped; returns the highest exit status."""
+    """Runs the command of each grid until one is refused or stopped, then writes the page of all.
+
+    Returns:
+        The highest exit status.
+    """
     try:
         commands = listed(folder)
     except ValueError as error:
@@ -60,6 +67,14 @@ def resume(options: Sequence[str], folder: Path = REFERENCE) -> int:
         worst = max(worst, status)
         if status in (EXIT_REFUSED, EXIT_INTERRUPTED):
             break
+    else:
+        asked = parser().parse_args([*commands[0], "--out", str(folder), *options])
+        if not asked.dry_run:
+            # pandas and plotly, which no running grid needs
+            from bslora_kit.grid.reference_page import write_page
+
+            names = [Path(command[0]).stem for command in commands if "--sweep" not in command]
+            print(f"page of all grids: {write_page(names, asked.out)}")
     return worst
 
 

@@ -34,7 +34,7 @@ def report(grid: Grid, folder: Path) -> bool:
         print(f"\nno table: {error}")
         _print_best(grid, results)
         return False
-    lines = tables.about(results, frame) + rate_lines(grid, results)
+    lines = tables.about(results, frame) + rate_lines(grid.rows, results)
     base = tables.base_score(frame)
     gains = pairs = None
     try:
@@ -53,9 +53,9 @@ def report(grid: Grid, folder: Path) -> bool:
     return True
 
 
-def rate_lines(grid: Grid, results: Sequence[Mapping[str, Any]]) -> list[str]:
+def rate_lines(rows: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> list[str]:
     """Where the learning rates of a table come from, in words; rows are named where they differ."""
-    names = {row["row"] for row in grid.rows if "varied" not in row}
+    names = {row["row"] for row in rows if "varied" not in row}
     origins = origins_of(x["run"] for x in results if x["run"]["row"] in names)
     if not origins:
         return []

@@ -127,7 +127,7 @@ def take_training(row: Row, source: Path) -> bool:
         write_json(row.folder / "params.json", row.resolved)
         result = read_result(source / FILE)
         origin = _origin(result["run"], source, "trained_in", "taken_from")
-        note = {"trained_in": origin, "processes": result["train"]["processes"]}
+        note = {"trained_in": origin, "processes": result["train"].get("processes", 1)}
         write_json(row.folder / ORIGIN, note)
     row.look()
     return True

@@ -14,8 +14,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from bslora_kit.files import fingerprint_of
-from bslora_kit.jobs.inputs import base_files, base_folder
+from bslora_kit.jobs.inputs import base_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +29,9 @@ class Base(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
-_ready: dict[tuple[str, str, str], Base] = {}  # at most one: a real one takes gigabytes
+_Key = tuple[str, str, tuple[tuple[str, int, int], ...]]  # folder, precision, its files
+_ready: dict[_Key, Base] = {}  # at most one: a real one takes gigabytes
+_THREADS_OF_TRANSFORMERS = "HF_DEACTIVATE_ASYNC_LOAD"
 
 
 def source_of(name: str) -> Path | str:
@@ -47,44 +48,51 @@ def load_base(name: str, precision: str) -> Base:
 
     Raises:
         FileNotFoundError: if it cannot be loaded; says what to do.
+        ValueError: if its config.json is not a JSON object.
     """
-    return _ready.pop(_key(name, precision), None) or _read(name, precision)
+    folder = base_folder(name) if _ready else None
+    ready = _ready.pop(_key(folder, precision), None) if folder else None
+    return ready or _read(name, precision)
 
 
 def keep_ready(name: str, precision: str) -> None:
     """Loads a base for the copies of this process, in place of the one that was ready before.
 
     The copies share its memory as long as none of them writes to it, which training an adapter does not.
-    Starts no thread that a fork would lose. Arguments and errors as those of `load_base`.
+    In a process that computes with one thread no other is left, which a fork would lose; so a base of
+    the hub, which threads fetch and convert, is left to the copies. Arguments and errors as those of
+    `load_base`.
     """
-    key = _key(name, precision)
-    if key in _ready:
+    folder = base_folder(name)
+    if folder is None or (key := _key(folder, precision)) in _ready:
         return
     _ready.clear()
-    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"  # transformers reads files in threads otherwise
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    said = os.environ.get(_THREADS_OF_TRANSFORMERS)
+    os.environ[_THREADS_OF_TRANSFORMERS] = "1"
     try:
         _ready[key] = _read(name, precision)
     finally:
-        torch.set_num_threads(threads)
+        del os.environ[_THREADS_OF_TRANSFORMERS]
+        if said is not None:
+            os.environ[_THREADS_OF_TRANSFORMERS] = said
 
 
-def _key(name: str, precision: str) -> tuple[str, str, str]:
-    folder = base_folder(name)
-    return str(folder or name), precision, fingerprint_of(base_files(folder)) if folder else ""
+def _key(folder: Path, precision: str) -> _Key:
+    """Tells a base from what the same folder held before: whatever file has changed since."""
+    files = sorted((path.name, path.stat()) for path in folder.iterdir())
+    return str(folder), precision, tuple((name, of.st_size, of.st_mtime_ns) for name, of in files)
 
 
 def _read(name: str, precision: str) -> Base:
     disable_progress_bar()  # of loading: an executed notebook would keep each of its frames
+    source = source_of(name)
     try:
-        source = source_of(name)
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModelForCausalLM.from_pretrained(source, dtype=_DTYPES[precision])
     except (OSError, ValueError, SafetensorError) as error:
         raise FileNotFoundError(
             f"base_model {name!r} cannot be loaded ({str(error).splitlines()[0]}); give the path "
-            "of a folder with config.json, safetensors weights and tokenizer (--set "
-            "base_model=PATH), or fetch it with `hf download` after accepting its licence"
+            "of a folder with config.json, safetensors weights and tokenizer (--base-model PATH), or "
+            "fetch it with `hf download` after accepting its licence"
         ) from error
     return Base(model, tokenizer)

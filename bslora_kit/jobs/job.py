@@ -172,7 +172,7 @@ class Job:
             # Parameters and weights are compared with what the adapter's config says of its file.
             self.model.load_adapter(str(self.folder / "adapter"), "default", is_trainable=True)
             self.training = TrainingResult.of(self.history, stopped=False)
-            self._processes = origin["processes"]
+            self._processes = origin.get("processes", 1)
             return
         self._processes = processes_of_a_job() if processes is None else processes
         self._progress.start("training", self.parameters["steps"])
@@ -247,7 +247,7 @@ class Job:
     def _origin(self) -> dict[str, Any]:
         """The run that trained this folder's adapter, and in how many processes; {} if this one does."""
         noted = self.folder / ORIGIN
-        return read_object(noted, ADVICE) if noted.is_file() else {}
+        return read_object(noted, ADVICE) if noted.exists() else {}
 
     def _trained_in(self) -> dict[str, str]:
         return {name: run for name, run in self._origin().items() if name == "trained_in"}

@@ -13,7 +13,7 @@ from bslora_kit.training import TrainingResult
 if TYPE_CHECKING:
     from bslora_kit.evaluation.scores import Evaluation
 
-_HASH_DIGITS = 12
+HASH_DIGITS = 12
 
 
 def save_adapter(model: Any, base_name: str, folder: Path) -> None:
@@ -40,7 +40,7 @@ def write_items(evaluation: Evaluation, path: Path) -> None:
     and whole hashes, which do not compress, would be most of the file.
     """
     beside = path.with_name(f"{path.name}.{os.getpid()}.part")
-    items = evaluation.items.assign(doc_hash=evaluation.items["doc_hash"].str[:_HASH_DIGITS])
+    items = evaluation.items.assign(doc_hash=evaluation.items["doc_hash"].str[:HASH_DIGITS])
     items.to_parquet(beside, index=False, compression="zstd")
     os.replace(beside, path)
 

@@ -33,6 +33,10 @@ from bslora_kit.jobs.profiles import Profile, load_profile, read_yaml
 PUBLISHED = "published"
 GIVEN, OF_PROFILE, TUNED = "given", "profile", "tuned"
 OUTCOME = "learning_rates.yaml"  # in the folder of a sweep's runs
+_PLACES = {
+    "attention": {"q_proj", "k_proj", "v_proj", "o_proj"},
+    "mlp": {"gate_proj", "up_proj", "down_proj"},
+}
 
 
 def rate_of(given: Mapping[str, Any], profile: Profile) -> tuple[float, str]:
@@ -100,17 +104,15 @@ def rate_key(given: Mapping[str, Any]) -> str:
     """The name under which methods that share a learning rate are swept and found again.
 
     BSLoRA goes by its fit; without a local pair, or with one of its pairs alone, it is another adapter
-    with a rate of its own. A local pair alone is LoRA.
+    with a rate of its own. A local pair alone is LoRA. An adapter in attention alone,
+    or in the MLP alone, is another one too.
+
+    Args:
+        given: a job's parameters, trained; targets may be left out.
     """
-    method = given["method"]
-    if method != "bslora":
-        option = given.get("share") or given.get("variant")
-        return f"{method}_{option.lower()}" if option else method
-    local, intra, inter = (bool(rank) for rank in given["ranks"])
-    if not (intra or inter):
-        return "lora"
-    ending = "" if local else "_no_local" if intra and inter else "_intra" if intra else "_inter"
-    return f"bslora_{given['fit']}{ending}"
+    targets = set(given.get("targets") or ())
+    place = next((name for name, kinds in _PLACES.items() if targets and targets <= kinds), "")
+    return f"{_method_key(given)}{f'_{place}' if place else ''}"
 
 
 def rank_of(given: Mapping[str, Any]) -> int:
@@ -166,12 +168,27 @@ def _is_list_of_rates(entries: Any) -> bool:
     )
 
 
+def _method_key(given: Mapping[str, Any]) -> str:
+    """The name of a method, wherever it is placed."""
+    method = given["method"]
+    if method != "bslora":
+        option = given.get("share") or given.get("variant")
+        return f"{method}_{option.lower()}" if option else method
+    local, intra, inter = (bool(rank) for rank in given["ranks"])
+    if not (intra or inter):
+        return "lora"
+    ending = "" if local else "_no_local" if intra and inter else "_intra" if intra else "_inter"
+    return f"bslora_{given['fit']}{ending}"
+
+
 def _tuned(path: str, base: str, given: Mapping[str, Any]) -> tuple[float, str] | None:
     """The rate that a sweep found for a base, a method and its rank, and its name.
 
-    None where the sweep has not tried the base and method. Of two ranks as near, the smaller counts.
+    None where the sweep has not tried the base and method. Where it has not tried the adapter's place,
+    the rate of the method elsewhere counts; of two ranks as near, the smaller.
     """
-    entries = read_outcome(path)["bases"].get(base, {}).get(rate_key(given))
+    methods = read_outcome(path)["bases"].get(base, {})
+    entries = methods.get(rate_key(given)) or methods.get(_method_key(given))
     if entries is None:
         return None
     rank = rank_of(given)

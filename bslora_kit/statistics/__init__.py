@@ -22,7 +22,7 @@ from bslora_kit.statistics.crossed import (
     influence_of,
     interval_of,
 )
-from bslora_kit.statistics.seeds import SeedNoise, equal_spread, seed_noise
+from bslora_kit.statistics.seeds import SeedNoise, equal_spread, seed_noise, unsteady_rows
 from bslora_kit.statistics.tests_and_power import (
     McNemar,
     MeanInterval,
@@ -53,4 +53,5 @@ __all__ = [
     "score_over_seeds",
     "seed_noise",
     "smallest_difference",
+    "unsteady_rows",
 ]

@@ -16,8 +16,9 @@ with weights c over rows is then
 where sum of c = 0 between trained rows; against an untrained row, which has no seed, it is not 0, and
 the blocks count. Rows and seeds may be missing: both mean squares come from the runs that are there.
 
-One variance for all rows is an assumption. `equal_spread` tests it; `crossed.interval_of` keeps a
-pair's own seeds where they vary more.
+One variance for all rows is an assumption. `equal_spread` tests it, a row that varies far more than the
+others (`unsteady_rows`) has no part in it and is compared by its own seeds alone, and
+`crossed.interval_of` keeps a pair's own seeds where they vary more.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ import scipy.stats
 
 from bslora_kit.statistics.crossed import Influence, SeedVariance
 
+OUTLIER = 0.01  # chance that a table whose rows vary alike has any row called unsteady
+
 
 @dataclass(frozen=True)
 class SeedNoise:
@@ -41,20 +44,27 @@ class SeedNoise:
         interactions: the part of each that is chance of single items.
         expected, products: [2], [2, 2] mean and half the covariance of the mean squares under the
             variances that were estimated, none below 0; for Satterthwaite's degrees of freedom.
+        left_out: rows that vary too much to be pooled (`unsteady_rows`).
     """
 
     squares: numpy.ndarray
     interactions: numpy.ndarray
     expected: numpy.ndarray
     products: numpy.ndarray
+    left_out: frozenset[Hashable] = frozenset()
 
-    def of(self, weights: Mapping[Hashable, float], seeds: int) -> SeedVariance:
+    def of(self, weights: Mapping[Hashable, float], seeds: int) -> SeedVariance | None:
         """The variance of a contrast of rows over seeds.
 
         Args:
             weights: trained row -> weight in the contrast; untrained rows are left out.
             seeds: that the contrast is a mean over.
+
+        Returns:
+            None for a contrast with a row that is left out: its own seeds alone tell of it.
         """
+        if self.left_out & set(weights):
+            return None
         weight = numpy.array(list(weights.values()))
         block = float(weight.sum()) ** 2
         # Of several rows against an untrained one only a bound is taken, so that no part is negative.
@@ -71,7 +81,7 @@ class SeedNoise:
 def seed_noise(
     runs: Influence, rows: Sequence[Hashable], blocks: Sequence[Hashable]
 ) -> SeedNoise | None:
-    """The noise of seeds in a table.
+    """The noise of seeds in a table, `unsteady_rows` left out.
 
     Args:
         runs: of the trained runs, one column a run.
@@ -81,13 +91,22 @@ def seed_noise(
     Returns:
         None where no two rows of one base model share two seeds.
     """
+    scores: dict[Hashable, list[float]] = {}
+    for name, mean in zip(rows, runs.means, strict=True):
+        scores.setdefault(name, []).append(float(mean))
+    left_out = frozenset(unsteady_rows(scores))
+    steady = numpy.array([name not in left_out for name in rows], dtype=bool)
+    runs = runs.weighted(numpy.eye(len(steady))[:, steady])
+    rows, blocks = (
+        [label for label, kept in zip(labels, steady, strict=True) if kept] for labels in (rows, blocks)
+    )
     row, block = _indicators(rows), _indicators(blocks)
     of_rows, of_both = _residual_maker(row), _residual_maker(numpy.hstack([row, block]))
     free_within, free = round(numpy.trace(of_rows)), round(numpy.trace(of_both))
     if not free:
         return None
     makers = (of_both / free, of_rows / free_within)
-    squares = numpy.array([runs.means @ maker @ runs.means for maker in makers])
+    squares = numpy.array([max(0.0, runs.means @ maker @ runs.means) for maker in makers])
     interactions = runs.correction * numpy.array(
         [((runs.summed @ maker) * runs.summed).sum() for maker in makers]
     )
@@ -96,7 +115,38 @@ def seed_noise(
     shaped = [maker @ covariance for maker in makers]
     products = numpy.array([[numpy.trace(one @ other) for other in shaped] for one in shaped])
     expected = numpy.array([numpy.trace(one) for one in shaped])
-    return SeedNoise(squares, interactions, expected, products)
+    return SeedNoise(squares, interactions, expected, products, left_out)
+
+
+def unsteady_rows(scores: Mapping[Hashable, Sequence[float]]) -> list[Hashable]:
+    """Rows whose scores vary far more over seeds than those of the others.
+
+    Such as a row that some seeds train and others do not: one of them would make the noise of a whole
+    table. Each row's variance is compared with that of the others together (F test, Bonferroni over the
+    rows), and the clearest is left out until none is clear; for rows of as many seeds that is Cochran's
+    test (Annals of Eugenics 1941), at the 1 % of ISO 5725-2 for outliers.
+
+    Args:
+        scores: of each row, by seed; rows with one seed are passed over.
+    """
+    squares = {row: (len(of) - 1) * numpy.var(of, ddof=1) for row, of in scores.items() if len(of) > 1}
+    freedom = {row: len(scores[row]) - 1 for row in squares}
+    found = []
+    while len(squares) > 1:
+        all_squares, all_freedom = sum(squares.values()), sum(freedom.values())
+        p_values = {}
+        for row, own in squares.items():
+            others, free = all_squares - own, all_freedom - freedom[row]
+            ratio = (
+                own / freedom[row] / (others / free) if others > 0 else (math.inf if own > 0 else 0.0)
+            )
+            p_values[row] = scipy.stats.f.sf(ratio, freedom[row], free)
+        clearest = min(p_values, key=p_values.__getitem__)
+        if not len(squares) * p_values[clearest] < OUTLIER:
+            break
+        found.append(clearest)
+        del squares[clearest], freedom[clearest]
+    return found
 
 
 def equal_spread(scores: Sequence[Sequence[float]]) -> float:

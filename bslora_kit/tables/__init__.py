@@ -6,7 +6,15 @@ frame = with_places(table(results, grid), pairs)
 print(to_text(frame, about(results, frame)))
 """
 
-from bslora_kit.tables.contrasts import Contrast, contrasts, smallest_of, span_of, summary, verdicts
+from bslora_kit.tables.contrasts import (
+    Contrast,
+    conclusions,
+    contrasts,
+    smallest_of,
+    span_of,
+    summary,
+    verdicts,
+)
 from bslora_kit.tables.forms import to_csv, to_latex, to_markdown, to_text
 from bslora_kit.tables.gains import differences
 from bslora_kit.tables.notes import about
@@ -24,6 +32,7 @@ from bslora_kit.tables.results import base_score, read_results, table
 
 __all__ = [
     "Contrast",
+    "conclusions",
     "contrasts",
     "smallest_of",
     "span_of",

@@ -124,6 +124,15 @@ def contrasts_of(answers: Answers | None, asked: Sequence[Contrast]) -> pandas.D
     return _frame(rows)
 
 
+def conclusions(found: pandas.DataFrame) -> list[str]:
+    """What contrasts say: the verdicts of up to three, a summary of more.
+
+    Args:
+        found: from `contrasts`.
+    """
+    return verdicts(found) if len(found) < 4 else [summary(found)]
+
+
 def verdicts(found: pandas.DataFrame) -> list[str]:
     """What contrasts say, one sentence each.
 

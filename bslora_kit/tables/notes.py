@@ -13,12 +13,12 @@ import pandas
 from bslora_kit.branches import GATE_SIZE, KRON_SIZE
 from bslora_kit.jobs.parameters import UNTRAINED
 from bslora_kit.published.scores import MODEL
-from bslora_kit.statistics import equal_spread
-from bslora_kit.tables.results import share_size, short_name
+from bslora_kit.statistics import equal_spread, unsteady_rows
+from bslora_kit.tables.results import score_of, share_size, short_name
 
 
 def about(results: Sequence[Mapping[str, Any]], frame: pandas.DataFrame) -> list[str]:
-    """What a reader must know of a table: profile, base, seeds, items, and what is missing."""
+    """What a reader must know of a table: profile, base, seeds, items, machines, what is missing."""
     lines = []
     order = list(frame["row"])
     used = [result for result in results if result["run"]["row"] in order]
@@ -36,8 +36,9 @@ def about(results: Sequence[Mapping[str, Any]], frame: pandas.DataFrame) -> list
             + (f", {trained[0]} steps a run." if trained else ".")
         )
         chance = "(items and seeds)" if len(seeds) > 1 else "(items; one seed says nothing of others)"
-        has_mean = any(result["eval"]["mean"] is not None for result in used)
-        mean = f"; mean = plain mean of the eight tasks, ± its standard error {chance}" * has_mean
+        has_mean = any(score_of(result["eval"])[0] is not None for result in used)
+        of = "plain mean of the eight tasks" if len(scored["tasks"]) > 1 else "MMLU, the only task"
+        mean = f"; mean = {of}, ± its standard error {chance}" * has_mean
         lines.append(
             f"Scores in percent on {items:,} items of the {scored['split']} split{limit}, "
             f"{scored['shots']}-shot{mean}."
@@ -75,23 +76,32 @@ def _noise_of_seeds(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """How much seeds move a run's score, and whether all rows vary alike; none with single seeds."""
     scores: dict[str, list[float]] = {}
     for result in results:
-        score = result["eval"]["mean"]
+        score, _ = score_of(result["eval"])
         if score is not None and result["run"]["method"] != UNTRAINED:
-            scores.setdefault(result["run"]["row"], []).append(100 * score)
+            scores.setdefault(result["run"]["row"], []).append(score)
     several = {row: values for row, values in scores.items() if len(values) > 1}
     if not several:
         return []
     spreads = {row: statistics.stdev(values) for row, values in several.items()}
+    unsteady = unsteady_rows(several)
+    apart = [
+        f"{row} varies far more over seeds than the others ({spreads[row]:.1f} points; Cochran's test), "
+        "so only its own seeds count where it is compared."
+        for row in unsteady
+    ]
+    several = {row: values for row, values in several.items() if row not in unsteady}
+    spreads = {row: spreads[row] for row in several}
     squares = sum((len(values) - 1) * spreads[row] ** 2 for row, values in several.items())
     together = math.sqrt(squares / sum(len(values) - 1 for values in several.values()))
     least, most = min(spreads, key=spreads.get), max(spreads, key=spreads.get)
     said = f"Seeds move the score of a run by {together:.2f} points (standard deviation"
     if len(several) == 1:
-        return [f"{said}, one row)."]
+        return [f"{said}, one row).", *apart]
     lines = [
         f"{said}, {len(several)} rows together; {least} {spreads[least]:.2f}, {most} "
         f"{spreads[most]:.2f}). Comparisons take one noise of seeds for all rows, or a pair's own where "
-        "that is larger."
+        "that is larger.",
+        *apart,
     ]
     p_value = equal_spread(list(several.values()))
     if p_value < 0.05:
@@ -106,16 +116,19 @@ def _noise_of_seeds(results: Sequence[Mapping[str, Any]]) -> list[str]:
     else:
         lines.append(
             f"Nothing says that rows vary unequally over seeds (Bartlett's test, p = {p_value:.2g}), "
-            "which so few seeds would show only for large differences."
+            f"which {max(map(len, several.values()))} seeds a row would show only for clear differences."
         )
     return lines
 
 
 def _machines(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Which seeds ran on what: rounding differs between kinds of machines, and training magnifies it."""
+    """Which seeds ran on what: rounding differs between kinds of machines, and training magnifies it.
+
+    A run that only scores the adapter of another says where it did that.
+    """
     seeds: dict[str, set[int]] = {}
     for result in results:
-        machine = result["machine"]
+        machine = result.get("machine", {})
         name = machine.get("gpu") or machine.get("cpu")
         if name:
             seeds.setdefault(name, set()).add(result["run"]["seed"])
@@ -125,7 +138,8 @@ def _machines(results: Sequence[Mapping[str, Any]]) -> list[str]:
         f"{name} (seed{'s' if len(of) > 1 else ''} {', '.join(map(str, sorted(of)))})"
         for name, of in sorted(seeds.items(), key=lambda item: sorted(item[1]))
     )
-    return [f"Ran on: {ran}. A row run again gives equal numbers on the same kind of machine only."]
+    done = "Scored" if any(result["run"].get("trained_in") for result in results) else "Ran"
+    return [f"{done} on: {ran}. A row run again gives equal numbers on the same kind of machine only."]
 
 
 def _share_sizes(results: Sequence[Mapping[str, Any]]) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas
+from plotly.offline import get_plotlyjs
 
 from bslora_kit.figures import forest_plot, seed_dots
 from bslora_kit.files import write_text
@@ -52,31 +53,80 @@ def to_html(
         title: heading of the page.
         frame: from `table`, perhaps with `with_places`.
         lines: from `about`.
-        figure: drawn above the table; its script is part of the page.
+        figure: drawn above the table.
         gains: from `differences`.
         pairs: from `comparisons`.
         seeds: from `seed_scores`.
     """
+    return page(title, section(title, "grid", frame, lines, figure, gains, pairs, seeds))
+
+
+def page(title: str, body: str) -> str:
+    """A page whose figures need no network: their script is part of it.
+
+    Args:
+        title: shown in the browser's title bar.
+        body: HTML; figures as `drawn` writes them.
+    """
+    head = [
+        f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>',
+        f"<script>window.PlotlyConfig = {{MathJaxConfig: 'local'}};\n{get_plotlyjs()}</script>",
+    ]
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en"><head>',
+            *head,
+            f"</head>\n<body>\n{body}\n</body></html>\n",
+        ]
+    )
+
+
+def drawn(figure: Figure, name: str) -> str:
+    """A figure as part of a `page`, the same text for the same figure.
+
+    Args:
+        figure: the figure.
+        name: its id, of which a page has one each: letters, digits, - and _.
+    """
+    return figure.to_html(full_html=False, include_plotlyjs=False, div_id=name)
+
+
+def section(
+    title: str,
+    name: str,
+    frame: pandas.DataFrame,
+    lines: Sequence[str],
+    figure: Figure,
+    gains: pandas.DataFrame | None = None,
+    pairs: pandas.DataFrame | None = None,
+    seeds: pandas.DataFrame | None = None,
+    level: int = 1,
+) -> str:
+    """The part of a page that is about one grid; its figures are drawn by the page's script.
+
+    Args:
+        title: heading of the section.
+        name: begins the ids of its elements: letters, digits, - and _.
+        frame, lines, figure, gains, pairs, seeds: as in `to_html`.
+        level: of the heading, from 1.
+    """
     sentences = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    parts = [f"<h1>{html.escape(title)}</h1>", f"<ul>{sentences}</ul>"]
-    parts.append(figure.to_html(full_html=False, include_plotlyjs=True))
-    parts.append(_main_table(frame))
+    parts = [f"<h{level}>{html.escape(title)}</h{level}>", f"<ul>{sentences}</ul>"]
+    parts += [drawn(figure, f"{name}-front"), _main_table(frame, name)]
+    below = f"h{level + 1}"
     if seeds is not None and seeds["mean"].notna().any():
-        parts.append("<h2>Every run</h2>")
-        parts.append(seed_dots(seeds).to_html(full_html=False, include_plotlyjs=False))
+        parts.append(f"<{below}>Every run</{below}>")
+        parts.append(drawn(seed_dots(seeds), f"{name}-seeds"))
     if gains is not None and len(gains):
-        parts.append("<h2>Points over the base, paired by item, 95 % intervals clustered by fact</h2>")
+        words = "Points over the base, paired by item, 95 % intervals clustered by fact"
+        parts.append(f"<{below}>{words}</{below}>")
         parts += [] if pairs is None else _one_seed(pairs)
         told = None if pairs is None else _told(gains, pairs)
-        parts.append(
-            forest_plot(gains, "the base", told).to_html(full_html=False, include_plotlyjs=False)
-        )
-        parts.append(_plain_table(_gains_view(gains)))
+        parts.append(drawn(forest_plot(gains, "the base", told), f"{name}-gains"))
+        parts.append(plain_table(_gains_view(gains)))
     if pairs is not None and len(pairs):
-        parts += _pair_sections(frame, pairs)
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
-    body = "\n".join(parts)
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n'
+        parts += _pair_sections(frame, pairs, name, below)
+    return "\n".join(parts)
 
 
 def write_tables(
@@ -111,27 +161,29 @@ def write_tables(
     return list(paths.values())
 
 
-def _main_table(frame: pandas.DataFrame) -> str:
+def _main_table(frame: pandas.DataFrame, name: str) -> str:
     """The table as HTML, the published columns shaded."""
     view = view_of(frame, short=False).rename(columns=short_name, level=1)
     shade = [{"selector": "", "props": "background: #f4efe2; border-color: #cbbf9f"}]
     style = view.style.hide(axis="index").format(escape="html").format_index(escape="html", axis=1)
     style = style.set_table_styles({x: shade for x in view.columns if x[0] != RUN}, axis=0)
-    return f'<div class="wide">{style.set_uuid("table").to_html()}</div>'
+    return f'<div class="wide">{style.set_uuid(f"{name}-table").to_html()}</div>'
 
 
-def _pair_sections(frame: pandas.DataFrame, pairs: pandas.DataFrame) -> list[str]:
+def _pair_sections(
+    frame: pandas.DataFrame, pairs: pandas.DataFrame, name: str, heading: str
+) -> list[str]:
     """The rows against the one with the highest mean on their base, and all pairs, folded."""
     parts = []
-    for best in leaders(frame):
+    for number, best in enumerate(leaders(frame)):
         others = against(pairs, best["row"])
         if not len(others):
             continue
-        name = name_of(best)
-        parts.append(f"<h2>Against the highest mean, {html.escape(name)}; Holm over all pairs</h2>")
+        words = f"Against the highest mean, {html.escape(name_of(best))}; Holm over all pairs"
+        parts.append(f"<{heading}>{words}</{heading}>")
         parts += _one_seed(pairs)
-        drawn = forest_plot(others, name, others["distinguishable"])
-        parts.append(drawn.to_html(full_html=False, include_plotlyjs=False))
+        figure = forest_plot(others, name_of(best), others["distinguishable"])
+        parts.append(drawn(figure, f"{name}-against-{number}"))
     count = int((~pairs["distinguishable"]).sum())
     parts.append(f"<details><summary>All pairs ({len(pairs)}), {count} not distinguishable</summary>")
     parts += [f"<p>{html.escape(note)}</p>" for note in pair_notes(pairs)]
@@ -139,7 +191,7 @@ def _pair_sections(frame: pandas.DataFrame, pairs: pandas.DataFrame) -> list[str
     style = view.style.hide(axis="index").format(escape="html").format_index(escape="html", axis=1)
     shade = [{"selector": "", "props": "background: #eef2f4; border-color: #aebcc4"}]
     style = style.set_table_styles({x: shade for x in view.columns if x[0] == MODELS}, axis=0)
-    return [*parts, f'<div class="wide">{style.set_uuid("pairs").to_html()}</div>', "</details>"]
+    return [*parts, f'<div class="wide">{style.set_uuid(f"{name}-pairs").to_html()}</div>', "</details>"]
 
 
 def _one_seed(pairs: pandas.DataFrame) -> list[str]:
@@ -155,7 +207,12 @@ def _told(gains: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.Series:
     return pandas.Series(told, gains.index, dtype=bool)
 
 
-def _plain_table(view: pandas.DataFrame) -> str:
+def plain_table(view: pandas.DataFrame) -> str:
+    """A table as HTML, without its index and as wide as it is.
+
+    Args:
+        view: printed as it is, so numbers are better texts.
+    """
     return f'<div class="wide">{view.to_html(index=False, border=0)}</div>'
 
 

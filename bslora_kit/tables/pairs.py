@@ -8,7 +8,6 @@ Numbers are in points; see `contrasts` for what "not distinguishable" means.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -25,7 +24,7 @@ from bslora_kit.tables.contrasts import (
     span_of,
 )
 from bslora_kit.tables.discordant import discordant
-from bslora_kit.tables.results import base_of, row_label
+from bslora_kit.tables.results import base_of, row_label, score_of
 
 
 def comparisons(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pandas.DataFrame:
@@ -186,7 +185,7 @@ def name_of(row: Mapping[str, Any]) -> str:
 
 
 def seed_scores(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pandas.DataFrame:
-    """One row a run: row, method, seed, mean (percent, NaN where not all eight tasks were scored)."""
+    """One row a run: row, method, seed, mean (percent, NaN where there is no `results.score_of`)."""
     order = {row["row"]: row_label(row) for row in grid["rows"]}
     runs = sorted(
         (x for x in results if x["run"]["row"] in order),
@@ -197,8 +196,9 @@ def seed_scores(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -
             "row": x["run"]["row"],
             "method": order[x["run"]["row"]],
             "seed": x["run"]["seed"],
-            "mean": math.nan if x["eval"]["mean"] is None else 100 * x["eval"]["mean"],
+            "mean": score_of(x["eval"])[0],
         }
         for x in runs
     ]
-    return pandas.DataFrame(rows, columns=["row", "method", "seed", "mean"])
+    frame = pandas.DataFrame(rows, columns=["row", "method", "seed", "mean"])
+    return frame.astype({"mean": float})

@@ -6,6 +6,7 @@
     noise_in_words     whether seeds or items are the larger source of noise
     led_by_seed        what a table of one seed would have said
     scaled_down        how far a run is from the published protocol
+    QUESTIONS          what the published tables are asked, of which grid, by which contrasts
 
 Which rows are compared follows from the grid and the parameter counts, never from scores.
 """
@@ -13,7 +14,8 @@ Which rows are compared follows from the grid and the parameter counts, never fr
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas
@@ -35,6 +37,8 @@ def at_equal_budget(
 ) -> list[Contrast]:
     """Every row of some methods against the row of others that is nearest in trained parameters.
 
+    A BSLoRA row of a local pair alone shares nothing, and is left out: it is LoRA.
+
     Args:
         grid: the grid file.
         table: from `results.table`, for the counts.
@@ -46,7 +50,7 @@ def at_equal_budget(
     counts = counts[counts > 0]
     known = [row for row in grid["rows"] if row["row"] in counts]
     found = []
-    for row in (row for row in known if row["method"] in rows):
+    for row in (row for row in known if row["method"] in rows and _shares(row)):
         others = [x for x in known if x["method"] in against and base_of(x) == base_of(row)]
         if not others:
             continue
@@ -56,6 +60,10 @@ def at_equal_budget(
             names = [f"{row_label(x)} ({counts[x['row']]:,})" for x in (row, nearest)]
             found.append(Contrast(*names, (row["row"],), (nearest["row"],)))
     return found
+
+
+def _shares(row: Mapping[str, Any]) -> bool:
+    return row["method"] != "bslora" or any(row["ranks"][1:])
 
 
 def between_places(grid: Mapping[str, Any], table: pandas.DataFrame) -> list[Contrast]:
@@ -91,6 +99,23 @@ def of_variants(grid: Mapping[str, Any], table: pandas.DataFrame) -> list[Contra
         if (five["variant"], six["variant"]) == ("tl5", "tl6")
         and (base_of(five), five["ranks"]) == (base_of(six), six["ranks"])
     ]
+
+
+QUESTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any], pandas.DataFrame], list[Contrast]]]] = {
+    "Does sharing beat LoRA at equal budget?": (
+        "fair",
+        partial(at_equal_budget, rows=("bslora", "share_lora", "tied_lora", "vera"), against=("lora",)),
+    ),
+    "Does BSLoRA beat ShareLoRA at equal budget?": (
+        "similar_budget",
+        partial(at_equal_budget, rows=("bslora",), against=("share_lora",)),
+    ),
+    "Does placement matter?": ("placement", between_places),
+    "TL6 or TL5?": ("tied_lora", of_variants),
+    "TL6 or TL5 on MMLU?": ("tied_lora_mmlu", of_variants),
+    "TL6 or TL5 on MMLU with five examples?": ("tied_lora_mmlu_5_shot", of_variants),
+}
+"""Question -> the grid that is asked, and which of its rows are compared (its rows, its table)."""
 
 
 def led_by_seed(seeds: pandas.DataFrame) -> pandas.DataFrame:
@@ -148,10 +173,10 @@ def noise_in_words(errors: pandas.DataFrame) -> str:
     if len(known):
         said.append(
             f"Seeds are a larger source of noise than items in {len(larger)} of the {len(known)} grids "
-            f"with several seeds{': ' if larger else ''}{', '.join(larger)}."
+            f"with several seeds{': ' if larger else ''}{'; '.join(larger)}."
         )
     if single:
-        said.append(f"Nothing is known of other seeds in {', '.join(single)}: one seed a row.")
+        said.append(f"Nothing is known of other seeds in {'; '.join(single)}: one seed a row.")
     return " ".join(said)
 
 

@@ -51,7 +51,7 @@ def falling_in_words(falling: pandas.DataFrame) -> list[str]:
     for row, pairs in falling.groupby("row", sort=False):
         lower = pairs[pairs["lr"] < pairs["lr_below"]]
         words = (
-            f"with a lower rate than {_list(lower['below'])}, so its rate alone may not explain it"
+            f"with a lower rate than {_list(lower['below'])}, which may be too low for these steps"
             if len(lower)
             else "with no lower a rate, though an update of more ranks moves farther at one rate"
         )

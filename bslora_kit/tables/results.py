@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas
 
+from bslora_kit.jobs.outcome import HASH_DIGITS
 from bslora_kit.jobs.parameters import UNTRAINED
 from bslora_kit.jobs.result_file import FILE, read_result
 from bslora_kit.published import TASKS
@@ -64,7 +65,8 @@ def table(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pand
         published_score and published_stderr (as printed, and the binomial error of its one run; see
         `published.scores`); the tasks of the results; mean; stderr of the mean (stderr_items: of the
         items that one run answers; stderr_seeds: of the mean over seeds, from two seeds on; stderr: both
-        together); seeds (how many), lr, share_size (gate or Kronecker size).
+        together), of MMLU where nothing else was scored; seeds (how many), lr, share_size (gate or
+        Kronecker size).
 
     Raises:
         ValueError: if the results do not belong into one table.
@@ -143,9 +145,10 @@ def _row(row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], tasks: list[
     run = runs[0]["run"] if runs else {}
     budget = runs[0]["budget"] if runs else {}
     trained = bool(runs) and run["method"] != UNTRAINED
-    means = [100 * x["eval"]["mean"] for x in runs if x["eval"]["mean"] is not None]
-    errors = [x["eval"]["mean_stderr"] for x in runs]
-    of_items = 100 * statistics.fmean(errors) if runs and None not in errors else math.nan
+    found = [score_of(x["eval"]) for x in runs]
+    means = [mean for mean, _ in found if mean is not None]
+    errors = [error for _, error in found]
+    of_items = statistics.fmean(errors) if runs and None not in errors else math.nan
     of_seeds = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
     scores = {
         task: 100 * statistics.fmean(x["eval"]["tasks"][task]["value"] for x in runs)
@@ -179,6 +182,22 @@ def _published(row: Mapping[str, Any]) -> dict[str, float]:
     return {"published_score": score, "published_stderr": stderr}
 
 
+def score_of(scored: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """What a run is compared by: the mean of the eight tasks, or MMLU where nothing else was scored.
+
+    Args:
+        scored: `eval` of a result.json.
+
+    Returns:
+        The score and its standard error from items, in percent; None where there is none.
+    """
+    mean, error = scored["mean"], scored["mean_stderr"]
+    if [task.removeprefix("mini_") for task in scored["tasks"]] == ["mmlu"]:
+        (mmlu,) = scored["tasks"].values()
+        mean, error = mmlu["value"], mmlu["stderr"]
+    return tuple(None if value is None else 100 * value for value in (mean, error))
+
+
 def share_size(run: Mapping[str, Any]) -> int | None:
     """Gate or Kronecker size of a run that uses one."""
     if run.get("method") != "bslora":
@@ -197,6 +216,8 @@ def items_of(result: Mapping[str, Any]) -> pandas.DataFrame:
         name = "/".join(path.parts[-3:])  # a table is passed on; where it was made is no part of it
         raise ValueError(f"{name} is missing; run the row again to compare item by item")
     items = pandas.read_parquet(path)
+    # A run of a kit that keeps whole hashes answers the same items.
+    items = items.assign(doc_hash=items["doc_hash"].str[:HASH_DIGITS])
     eight = items["task"].str.removeprefix("mini_").isin(TASKS)
     return items[eight] if eight.any() else items
 

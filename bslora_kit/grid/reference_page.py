@@ -1,0 +1,187 @@
+"""One page that needs no network of all grids of a reference run: what they say, then each table.
+
+write_page(["similar_budget", "fair"])      papermill_runs/reference/tables.html
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas
+
+from bslora_kit import figures, tables
+from bslora_kit.files import write_text
+from bslora_kit.grid.finished import REFERENCE, Finished, how_to_run, read_finished
+from bslora_kit.grid.report import rate_lines
+from bslora_kit.tables.forms import texts
+from bslora_kit.tables.page import drawn, page, plain_table, section
+from bslora_kit.tables.pair_forms import intervals
+from bslora_kit.tables.questions import (
+    QUESTIONS,
+    led_by_seed,
+    led_in_words,
+    noise_in_words,
+    scaled_down,
+)
+from bslora_kit.tables.rates_used import falling_in_words, falling_rows
+
+PAGE = "tables.html"
+_TITLE = "LoRA methods that share parameters: the published tables, run again on small models"
+_LEAD = (
+    "Four published tables, the last with and without examples, and a fifth of the comparisons that "
+    "they lack, run again on the small models that ship with bslora_kit. These are thousands of times"
+    " smaller than a Llama and live in a made-up world, so none of the numbers is the paper's; what "
+    "carries over are the methods, what they share, and how such tables have to be read. BSLoRA gives"
+    " each projection three low-rank pairs: its own (local), one of its decoder layer (intra), one of"
+    " the model (inter). SS, GT and KE fit the shared ones to a projection by slices, gates or "
+    "Kronecker products; a triple such as 2,4,16 holds the three ranks. ShareLoRA and Tied-LoRA share"
+    " over the layers, for each type of projection; TL6 has trained gains for each layer, which TL5 "
+    "has not."
+)
+_HOW_TO_READ = (
+    "Rows are compared item by item and seed by seed; intervals are 95 %, clustered by the fact that "
+    "items ask for. Not distinguishable means that these runs cannot tell two rows apart, and not "
+    "that the rows are equal: the smallest visible difference is the true one that 8 of 10 such "
+    "comparisons would have shown. Holm's method keeps the chance of any false alarm among the "
+    "comparisons of a question, or of a table, below 5 %; an interval is of one comparison alone, so "
+    "it may leave out 0 where Holm's method does not call the pair distinguishable. A number in "
+    "brackets behind a row is its count of trained parameters."
+)
+
+
+def write_page(names: Sequence[str], folder: Path = REFERENCE) -> Path:
+    """Writes tables.html into the folder of a reference run, moved into place; returns its path.
+
+    The same runs give the same text.
+
+    Args:
+        names: of the grids, in the order of their sections.
+        folder: holds a folder of runs for each.
+    """
+    path = folder / PAGE
+    write_text(path, to_html(names, folder))
+    return path
+
+
+def to_html(names: Sequence[str], folder: Path = REFERENCE) -> str:
+    """The page; a grid without finished runs, or whose runs cannot be compared, has a line that says so.
+
+    Arguments as in `write_page`.
+    """
+    runs: dict[str, Finished] = {}
+    sections = []
+    for name in names:
+        try:
+            run = read_finished(name, folder)
+        except ValueError as error:  # rows that one table cannot hold, or too few items
+            sections.append(_unread(name, str(error)))
+            continue
+        if run is None:
+            sections.append(_unread(name, how_to_run(name, folder).replace("`", "")))
+            continue
+        runs[name] = run
+        sections.append(f'<div id="{_id_of(name)}">\n{_section(name, run)}\n</div>')
+    links = "".join(
+        f'<li><a href="#{_id_of(name)}">{html.escape(run.title)}</a></li>' for name, run in runs.items()
+    )
+    parts = [f"<h1>{_TITLE}</h1>", *(f"<p>{html.escape(x)}</p>" for x in (_LEAD, _HOW_TO_READ))]
+    parts += ["<h2>What the runs say</h2>", *_answers(runs)]
+    if runs:
+        parts += ["<h2>Which rows may have had the wrong learning rate</h2>", *_rates(runs)]
+        parts += ["<h2>What is noise</h2>", *_noise(runs)]
+        first = next(iter(runs.values()))
+        parts.append(f"<h2>What was scaled down: {html.escape(first.title)}</h2>")
+        parts.append(plain_table(_named(scaled_down(first.results))))
+    parts += ["<h2>The tables</h2>", f"<ul>{links}</ul>", *sections]
+    return page(_TITLE, "\n".join(parts))
+
+
+def _answers(runs: dict[str, Finished]) -> list[str]:
+    """Each question with its figure, its numbers and what they carry."""
+    parts = []
+    for number, (question, (name, asked)) in enumerate(QUESTIONS.items()):
+        if name not in runs:
+            continue
+        run = runs[name]
+        found = tables.contrasts(run.results, run.grid, asked(run.grid, run.table))
+        parts.append(f"<h3>{html.escape(question)}</h3>")
+        said = "".join(f"<li>{html.escape(line)}</li>" for line in tables.conclusions(found))
+        parts.append(f"<ul>{said}</ul>")
+        if len(found):
+            parts += [drawn(figures.contrast_plot(found), f"question-{number}"), _numbers(found)]
+    return parts
+
+
+def _rates(runs: dict[str, Finished]) -> list[str]:
+    """Rows that lie below a smaller one of their method, which more parameters alone do not explain."""
+    words = (
+        "More parameters of one kind should not make a row worse. Where they do, every comparison with "
+        "such a row on either side is open, also where it is distinguishable."
+    )
+    said = [
+        f"{run.title}: {line}"
+        for run in runs.values()
+        for line in falling_in_words(falling_rows(run.table, run.pairs))
+    ]
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in said)
+    return [f"<p>{words}</p>", f"<ul>{lines}</ul>"]
+
+
+def _numbers(found: pandas.DataFrame) -> str:
+    return plain_table(
+        pandas.DataFrame(
+            {
+                "row": found["a"],
+                "less row": found["b"],
+                "difference, points": texts(found["difference"], "{:+.2f}"),
+                "95 % interval": intervals(found),
+                "p (Holm)": texts(found["p_holm"], "{:.2g}"),
+                "smallest visible": texts(found["smallest"], "{:.1f}"),
+                "seeds": found["seeds"],
+            }
+        )
+    )
+
+
+def _noise(runs: dict[str, Finished]) -> list[str]:
+    """What another seed would have changed, in words and numbers."""
+    first = next(iter(runs.values()))
+    led = led_by_seed(first.seeds)
+    errors = pandas.DataFrame(
+        {run.title: run.pairs[["stderr_items", "stderr_seeds"]].median() for run in runs.values()}
+    ).T
+    said = [f"{first.title}: {led_in_words(led)}", noise_in_words(errors)]
+    names = {"stderr_items": "of items", "stderr_seeds": "of seeds"}
+    shown = errors.rename(columns=names).apply(texts, form="{:.2f}")
+    heading = "median standard error of a difference, points"
+    return [
+        *(f"<p>{html.escape(line)}</p>" for line in said),
+        plain_table(_named(shown, heading)),
+        plain_table(led.assign(ahead_by=led["ahead_by"].map("{:.2f}".format))),
+    ]
+
+
+def _section(name: str, run: Finished) -> str:
+    lines = tables.about(run.results, run.table) + rate_lines(run.grid["rows"], run.results)
+    lines += tables.in_words(run.table, run.pairs)
+    figure = figures.score_against_parameters(run.table, tables.base_score(run.table))
+    gains = tables.differences(run.results, run.grid)
+    return section(
+        run.title, _id_of(name), run.table, lines, figure, gains, run.pairs, run.seeds, level=2
+    )
+
+
+def _id_of(grid: str) -> str:
+    return re.sub("[^A-Za-z0-9_-]", "-", grid)
+
+
+def _unread(name: str, why: str) -> str:
+    return f"<p>{html.escape(name)}: {html.escape(why)}</p>"
+
+
+def _named(frame: pandas.DataFrame, heading: str = "") -> pandas.DataFrame:
+    """A frame with its index as its first column."""
+    return frame.rename_axis(heading).reset_index()

@@ -20,6 +20,8 @@ from bslora_kit.tables.questions import (
     led_by_seed,
     led_in_words,
     noise_in_words,
+    of_scopes,
+    of_shared_factor,
     of_variants,
     scaled_down,
 )
@@ -54,6 +56,29 @@ def test_equal_budget_takes_the_nearest_row_within_a_quarter():
     # 240 is 1.2 times 200 and 300 is 1.25 times 240; 374 is within 1.25 times 300, 376 is not.
     assert [(x.rows_a, x.rows_b) for x in found] == [(("ss",), ("lora-2",)), (("ke",), ("lora-3",))]
     assert found[0][:2] == ("BSLoRA (SS) 2,4,16 (240)", "LoRA 2 (200)")
+
+
+def test_scopes_and_shared_factors_are_compared_at_equal_budgets():
+    grid = grid_of(
+        ("local", "local only", {"method": "bslora", "ranks": [4, 0, 0]}),
+        ("intra", "intra only", {"method": "bslora", "ranks": [0, 8, 0]}),
+        ("inter", "inter only", {"method": "bslora", "ranks": [0, 0, 48]}),
+        ("large", "inter only", {"method": "bslora", "ranks": [0, 0, 256]}),
+        ("all", "BSLoRA", {"method": "bslora", "ranks": [2, 4, 16]}),
+        ("a", "A", {"method": "share_lora", "share": "A", "ranks": [5]}),
+        ("b", "B", {"method": "share_lora", "share": "B", "ranks": [4]}),
+    )
+    counts = {"local": 100, "intra": 110, "inter": 110, "large": 600, "all": 105, "a": 70, "b": 60}
+    scopes, factors = (ask(grid, table_of(counts)) for ask in (of_scopes, of_shared_factor))
+    assert [(x.rows_a, x.rows_b) for x in scopes] == [
+        (("intra",), ("local",)),
+        (("inter",), ("local",)),
+        (("inter",), ("intra",)),
+    ]
+    assert [(x.rows_a, x.rows_b) for x in factors] == [(("a",), ("b",))]
+    counts["a"] = 100
+    shares = at_equal_budget(grid, table_of(counts), ["bslora"], ["share_lora"])
+    assert [x.rows_a for x in shares] == [("intra",), ("inter",), ("all",)]  # local alone shares nothing
 
 
 def test_equal_budget_stays_on_one_base():

@@ -21,7 +21,6 @@ from bslora_kit.tables.contrasts import (
     Contrast,
     contrasts_of,
     smallest_of,
-    span_of,
 )
 from bslora_kit.tables.discordant import discordant
 from bslora_kit.tables.results import base_of, row_label, score_of
@@ -145,13 +144,14 @@ def in_words(table: pandas.DataFrame, pairs: pandas.DataFrame) -> list[str]:
         return []
     told = int(pairs["distinguishable"].sum())
     level = len(pairs) - told
+    alone, among = pairs["smallest"], smallest_of(pairs, len(pairs))
     said = [
         f"{told} of {len(pairs)} pairs of rows are distinguishable (paired by item and seed, clustered "
         "by fact, Holm over the table)"
         + (f"; {level} {'is' if level == 1 else 'are'} not distinguishable." if level else "."),
         "Smallest true difference that a pair shows in 8 of 10 such comparisons: "
-        f"{span_of(pairs['smallest'])} points asked alone, "
-        f"{span_of(smallest_of(pairs, len(pairs)))} at Holm's first step.",
+        f"{alone.median():.1f} points asked alone, {among.median():.1f} at Holm's first step (medians "
+        f"over the pairs; at most {alone.max():.1f} and {among.max():.1f}).",
     ]
     if pairs["stderr_seeds"].isna().any():
         said.append(ONE_SEED)

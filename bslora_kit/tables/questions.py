@@ -1,6 +1,8 @@
 """The questions that the published tables are asked, as contrasts of a grid's rows, and their answers.
 
     at_equal_budget    each sharing row against LoRA, or each BSLoRA row against ShareLoRA
+    of_scopes          BSLoRA's local, intra and inter pair alone, at equal budgets
+    of_shared_factor   ShareLoRA's two variants, at equal budgets
     between_places     attention, MLP and both, over the fits
     of_variants        TL5 against TL6 on each base
     noise_in_words     whether seeds or items are the larger source of noise
@@ -28,6 +30,7 @@ from bslora_kit.tables.contrasts import Contrast
 from bslora_kit.tables.results import base_of, row_label
 
 EQUAL = 1.25  # largest ratio of two parameter counts that pass as one budget
+_SCOPES = ("local", "intra", "inter")
 _PLACES = ("Attention", "MLP", "Both")
 _NONE = "none yet"
 
@@ -46,12 +49,47 @@ def at_equal_budget(
         against: methods to compare with; of these the nearest row within 1.25 times the count is taken,
             and a row without one is left out.
     """
+    return _by_budget(
+        grid,
+        table,
+        lambda row: row["method"] in rows and _scope(row) != "local",
+        lambda row: row["method"] in against,
+    )
+
+
+def of_scopes(grid: Mapping[str, Any], table: pandas.DataFrame) -> list[Contrast]:
+    """BSLoRA with one of its three pairs alone: intra and inter against local, inter against intra.
+
+    Each against the row of the other scope that is nearest in trained parameters, within 1.25 times.
+    """
+    found = []
+    for one, other in (("intra", "local"), ("inter", "local"), ("inter", "intra")):
+        found += _by_budget(
+            grid, table, lambda row, of=one: _scope(row) == of, lambda row, of=other: _scope(row) == of
+        )
+    return found
+
+
+def of_shared_factor(grid: Mapping[str, Any], table: pandas.DataFrame) -> list[Contrast]:
+    """ShareLoRA with A shared against B shared, of nearly equal counts (within 1.25 times)."""
+    return _by_budget(
+        grid, table, lambda row: row.get("share") == "A", lambda row: row.get("share") == "B"
+    )
+
+
+def _by_budget(
+    grid: Mapping[str, Any],
+    table: pandas.DataFrame,
+    asked: Callable[[Mapping[str, Any]], bool],
+    partner: Callable[[Mapping[str, Any]], bool],
+) -> list[Contrast]:
+    """Each row that is asked about against the nearest partner in parameters on its base."""
     counts = table.set_index("row")["parameters"].dropna().astype(int)
     counts = counts[counts > 0]
     known = [row for row in grid["rows"] if row["row"] in counts]
     found = []
-    for row in (row for row in known if row["method"] in rows and _shares(row)):
-        others = [x for x in known if x["method"] in against and base_of(x) == base_of(row)]
+    for row in filter(asked, known):
+        others = [x for x in known if partner(x) and base_of(x) == base_of(row)]
         if not others:
             continue
         distance = {x["row"]: abs(math.log(counts[x["row"]] / counts[row["row"]])) for x in others}
@@ -62,8 +100,12 @@ def at_equal_budget(
     return found
 
 
-def _shares(row: Mapping[str, Any]) -> bool:
-    return row["method"] != "bslora" or any(row["ranks"][1:])
+def _scope(row: Mapping[str, Any]) -> str | None:
+    """The scope of a BSLoRA row that has one of the three pairs alone."""
+    if row["method"] != "bslora":
+        return None
+    scopes = [scope for scope, rank in zip(_SCOPES, row["ranks"], strict=True) if rank]
+    return scopes[0] if len(scopes) == 1 else None
 
 
 def between_places(grid: Mapping[str, Any], table: pandas.DataFrame) -> list[Contrast]:
@@ -106,6 +148,8 @@ QUESTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any], pandas.DataFrame], 
         "fair",
         partial(at_equal_budget, rows=("bslora", "share_lora", "tied_lora", "vera"), against=("lora",)),
     ),
+    "Which scope is worth its parameters: local, intra or inter?": ("fair", of_scopes),
+    "Is it better to share A or B?": ("fair", of_shared_factor),
     "Does BSLoRA beat ShareLoRA at equal budget?": (
         "similar_budget",
         partial(at_equal_budget, rows=("bslora",), against=("share_lora",)),

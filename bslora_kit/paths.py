@@ -10,3 +10,9 @@ DATA = Path(os.environ.get("BSLORA_KIT_DATA", ROOT / "data"))
 BASE = DATA / "base"
 NOTEBOOKS = ROOT / "notebooks"
 RUNS = ROOT / "papermill_runs"
+REFERENCE = RUNS / "reference"
+
+
+def of_checkout(path: Path) -> Path:
+    """An absolute path as jobs name it: relative to the checkout if it lies there, else as it is."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path

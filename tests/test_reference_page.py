@@ -9,8 +9,9 @@ import pytest
 
 from bslora_kit import tables
 from bslora_kit.grid import reference_page
-from bslora_kit.grid.finished import REFERENCE, read_finished
+from bslora_kit.grid.finished import read_finished
 from bslora_kit.grid.reference_page import PAGE, to_html, write_page
+from bslora_kit.paths import REFERENCE
 from bslora_kit.tables.questions import QUESTIONS
 
 

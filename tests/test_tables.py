@@ -6,13 +6,15 @@ Ten items a task: errors are large and easy to check by hand, and nothing depend
 import json
 import math
 import re
+import subprocess
+import sys
 
 import pandas
 import plotly.graph_objects as go
 import pytest
 import scipy.stats
 
-from bslora_kit import published, tables
+from bslora_kit import paths, published, tables
 from bslora_kit.evaluation.scores import Evaluation
 from bslora_kit.published import TASKS
 from bslora_kit.published.scores import published_score
@@ -176,6 +178,11 @@ def test_about_says_what_the_numbers_are(folder):
     assert any("they are not the paper's" in line for line in lines)
     assert "Fewer seeds than the others: gt-2-4-16." in lines
     assert "/somewhere" not in "".join(lines)
+
+
+def test_tables_are_read_without_torch():
+    code = "import sys, bslora_kit.tables; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=paths.ROOT).returncode == 0
 
 
 def test_about_says_which_seeds_ran_on_which_machine(folder):

@@ -279,8 +279,7 @@ def _with_rate(grid: Grid, rate: str) -> Grid:
 
 def _rows(grid: Grid, options: Any, common: Mapping[str, Any]) -> list[Row]:
     seeds = options.seed_list if options.seed_list is not None else list(range(options.seeds))
-    out = options.out.resolve()
-    place = out.relative_to(paths.ROOT) if out.is_relative_to(paths.ROOT) else out
+    place = paths.of_checkout(options.out.resolve())
     return rows_of(grid.jobs(seeds, str(place), common))
 
 

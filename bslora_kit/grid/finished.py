@@ -15,9 +15,8 @@ import pandas
 
 from bslora_kit import tables
 from bslora_kit.grid.file import read_grid
-from bslora_kit.paths import RUNS
+from bslora_kit.paths import REFERENCE, RUNS
 
-REFERENCE = RUNS / "reference"
 _SEEDS = 5
 
 

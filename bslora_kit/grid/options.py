@@ -85,15 +85,13 @@ def _rates(text: str) -> str:
             f"{text}: expected {PUBLISHED}, or the .yaml file of a sweep; one number for all rows is "
             "--set lr=NUMBER"
         )
-    return str(path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path)
+    return str(paths.of_checkout(path))
 
 
 def _base_model(text: str) -> str:
     """--base-model: a name, or a folder of the current one under the path that jobs find it by."""
     path = Path(text).expanduser().resolve()
-    if not path.is_dir():
-        return text
-    return str(path.relative_to(paths.ROOT) if path.is_relative_to(paths.ROOT) else path)
+    return str(paths.of_checkout(path)) if path.is_dir() else text
 
 
 def _profile(text: str) -> str:

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from bslora_kit.grid.command import EXIT_INTERRUPTED, EXIT_REFUSED, main, parser
 from bslora_kit.jobs.profiles import read_yaml
-from bslora_kit.paths import RUNS
+from bslora_kit.paths import REFERENCE, RUNS
 
-REFERENCE = RUNS / "reference"
 LIST = "runs.yaml"
 
 

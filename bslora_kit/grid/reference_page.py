@@ -14,8 +14,9 @@ import pandas
 
 from bslora_kit import figures, tables
 from bslora_kit.files import write_text
-from bslora_kit.grid.finished import REFERENCE, Finished, how_to_run, read_finished
+from bslora_kit.grid.finished import Finished, how_to_run, read_finished
 from bslora_kit.grid.report import rate_lines
+from bslora_kit.paths import REFERENCE
 from bslora_kit.tables.forms import texts
 from bslora_kit.tables.page import drawn, page, plain_table, section
 from bslora_kit.tables.pair_forms import intervals

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bslora_kit.budget import Budget
+from bslora_kit.jobs.result_file import HASH_DIGITS
 from bslora_kit.training import TrainingResult
 
 if TYPE_CHECKING:
     from bslora_kit.evaluation.scores import Evaluation
 
-HASH_DIGITS = 12
 
 
 def save_adapter(model: Any, base_name: str, folder: Path) -> None:

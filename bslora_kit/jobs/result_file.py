@@ -15,6 +15,7 @@ from bslora_kit.files import read_object
 
 FILE = "result.json"
 ORIGIN = "trained_in.json"  # beside an adapter that another run has trained: which one
+HASH_DIGITS = 12  # of each item's hash that items.parquet keeps
 _PARTS = ("run", "budget", "eval")
 _OF_A_RUN = ("row", "method", "seed")
 ADVICE = "remove it and run the row again"

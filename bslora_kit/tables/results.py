@@ -17,9 +17,8 @@ from typing import Any
 
 import pandas
 
-from bslora_kit.jobs.outcome import HASH_DIGITS
 from bslora_kit.jobs.parameters import UNTRAINED
-from bslora_kit.jobs.result_file import FILE, read_result
+from bslora_kit.jobs.result_file import FILE, HASH_DIGITS, read_result
 from bslora_kit.published import TASKS
 from bslora_kit.published.scores import published_score
 

@@ -6,7 +6,6 @@ import math
 
 import numpy
 import pandas
-import plotly.graph_objects as go
 import pytest
 import scipy.stats
 from test_tables import GRID, ITEMS, TASKS, write_run
@@ -78,13 +77,12 @@ def test_mcnemar_stands_beside_the_intervals(pairs):
 
 
 def test_all_pairs_are_written_in_every_form(folder, pairs, tmp_path):
-    results = tables.read_results(folder)
-    frame = with_places(tables.table(results, GRID), pairs)
     place = tmp_path / "written"
     place.mkdir()
-    paths = tables.write_tables(place, "Rows & runs", frame, [], go.Figure(), None, pairs)
-    assert [path.name for path in paths[4:]] == ["pairs.md", "pairs.csv", "pairs.tex"]
-    marked, separate, latex = (path.read_text() for path in paths[4:])
+    run = tables.Finished.of("Rows & runs", GRID, tables.read_results(folder))
+    paths = tables.write_tables(place, run)
+    assert [path.name for path in paths[-3:]] == ["pairs.md", "pairs.csv", "pairs.tex"]
+    marked, separate, latex = (path.read_text() for path in paths[-3:])
     back = pandas.read_csv(io.StringIO(separate))
     pandas.testing.assert_frame_equal(back, pairs, check_dtype=False)
     lines = [line for line in marked.splitlines() if line.startswith("|")]
@@ -92,6 +90,7 @@ def test_all_pairs_are_written_in_every_form(folder, pairs, tmp_path):
     cells = [cell.strip() for cell in lines[2].split("|")[1:-1]]
     assert cells[:3] == ["Base", "ShareLoRA 8", "-40.00"]
     assert cells[-4:] == ["0", "64", f"{pairs.loc[0, 'p_mcnemar_holm']:.2g}", "2 of 2"]
+    assert lines[0].count("McNemar: ") == 4
     body = latex.split(r"\endlastfoot")[1].split(r"\end{longtable}")[0].strip().splitlines()
     assert len(body) == len(pairs) and all(line.count("&") == len(cells) - 1 for line in body)
     assert r"Rows \& runs: all pairs of rows" in latex and "±" not in latex
@@ -224,22 +223,14 @@ def test_a_grid_without_results_has_no_pairs(tmp_path):
 
 
 def test_the_page_shows_seeds_pairs_and_verdicts(folder, pairs):
-    results = tables.read_results(folder)
-    frame = with_places(tables.table(results, GRID), pairs)
-    page = tables.to_html(
-        "Three rows",
-        frame,
-        tables.about(results, frame),
-        go.Figure(),
-        tables.differences(results, GRID),
-        pairs,
-        seed_scores(results, GRID),
-    )
+    run = tables.Finished.of("Three rows", GRID, tables.read_results(folder))
+    page = tables.to_html(run)
     assert "against the best" in page and "not distinguishable" in page
     assert "All pairs (3)" in page and "Against the highest mean, ShareLoRA 8" in page
     assert page.count("Plotly.newPlot") >= 4
-    assert "not distinguishable" in tables.to_markdown(frame)
-    assert "1-3" in tables.to_text(frame)  # two seeds of so few items tell nothing apart
+    pandas.testing.assert_frame_equal(run.pairs, pairs)
+    assert "not distinguishable" in tables.to_markdown(run.table)
+    assert "1-3" in tables.to_text(run.table)  # two seeds of so few items tell nothing apart
 
 
 def test_rows_that_only_mmlu_scored_are_compared_on_it(tmp_path):
@@ -257,5 +248,4 @@ def test_rows_that_only_mmlu_scored_are_compared_on_it(tmp_path):
     assert pairs["difference"].tolist() == pytest.approx([-50])
     assert frame["places"].isna().all() and len(in_words(frame, pairs)) == 4
     assert in_words(frame, pairs)[2].startswith("One seed:")
-    page = tables.to_html("MMLU", frame, [], go.Figure(), None, pairs, seed_scores(results, GRID))
-    assert "All pairs (1)" in page
+    assert "All pairs (1)" in tables.to_html(tables.Finished.of("MMLU", GRID, results))

@@ -29,15 +29,15 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere jobs 
 
 SECONDS = 60  # far more than an end takes, on a busy machine too
 SERVER_OF_CODE = [sys.executable, fork_server_of_code.__file__]
-ENVIRONMENT = """
+ENVIRONMENT = f"""
 import json, os, sys, time, psutil, torch
-latest = time.monotonic() + %d
+latest = time.monotonic() + {SECONDS}
 while kernel.name() == psutil.Process().name() and time.monotonic() < latest:
     time.sleep(0.01)  # a copy names itself, as soon as it runs
 group = os.getsid(0) == os.getpid()
 print(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"], os.environ.get("ONLY_FIRST"), os.getcwd(), group]))
 print(psutil.Process().name(), kernel.name(), file=sys.stderr)
-""" % SECONDS
+"""
 STATE = """
 import json, random, state_of_jobs, numpy, torch
 seen = [torch.initial_seed(), torch.get_num_threads(), torch.cuda.is_initialized()]

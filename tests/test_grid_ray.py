@@ -1,6 +1,6 @@
-"""A grid on a real Ray cluster of two nodes on this machine, one of which is killed in the middle.
+"""A grid on a real Ray cluster of two nodes on this machine, one of which is killed in the middle; then
+on a third one with a GPU by name alone, which two jobs share.
 
-Ray is the extra `cluster` and not among the packages of the tests; without it this file is skipped.
 Nodes of one machine are processes of their own (raylet, workers), which a killed node takes along.
 """
 
@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -24,49 +23,46 @@ from bslora_kit import paths
 from bslora_kit.grid.engine import LOG
 from bslora_kit.jobs.progress import read_progress
 
-pytestmark = pytest.mark.skipif(
-    find_spec("ray") is None, reason="Ray is not installed: pip install 'bslora_kit[cluster]'"
-)
 STEPS = 250  # more than are done before the node is killed
+NODE = {"object_store_memory": 80 * 2**20, "wait": False}
 PATIENCE = 1500  # seconds; a machine that others use too may need minutes to start Ray
-ROWS = ["lora-1", "lora-2", "lora-3", "ss-1-1-1"]
-GRID = """
-rows:
-  - {row: lora-1, method: lora, ranks: [1]}
-  - {row: lora-2, method: lora, ranks: [2]}
-  - {row: lora-3, method: lora, ranks: [3]}
-  - {row: ss-1-1-1, method: bslora, fit: slice, ranks: [1, 1, 1]}
-"""
+ROWS = {
+    "lora-1": "{row: lora-1, method: lora, ranks: [1]}",
+    "lora-2": "{row: lora-2, method: lora, ranks: [2]}",
+    "ss-1-1-1": "{row: ss-1-1-1, method: bslora, fit: slice, ranks: [1, 1, 1]}",
+}
 
 
-@pytest.fixture
-def cluster(monkeypatch):
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
     """Two nodes of one CPU each, which ask for a token."""
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    # A driver waits for the workers that Ray starts beside it, for ever if they register too late.
-    monkeypatch.setenv("RAY_worker_register_timeout_seconds", str(PATIENCE))
-    from ray.cluster_utils import Cluster
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BSLORA_KIT_DATA", str(make_world(tmp_path_factory.mktemp("world") / "data")))
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # A driver waits for the workers that Ray starts beside it, for ever if they register too late.
+        patch.setenv("RAY_worker_register_timeout_seconds", str(PATIENCE))
+        from ray.cluster_utils import Cluster
 
-    size = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 80 * 2**20, "wait": False}
-    made = Cluster(initialize_head=True, head_node_args={**size, "include_dashboard": False})
-    try:
-        made.add_node(**size)
-        made.wait_for_nodes(timeout=PATIENCE)
-        yield made
-    finally:
-        made.shutdown()
+        head = {**NODE, "num_cpus": 1, "num_gpus": 0, "include_dashboard": False}
+        made = Cluster(initialize_head=True, head_node_args=head)
+        try:
+            made.add_node(**NODE, num_cpus=1, num_gpus=0)
+            made.wait_for_nodes(timeout=PATIENCE)
+            yield made
+        finally:
+            made.shutdown()
 
 
 @contextmanager
-def driver(cluster, folder: Path) -> Iterator[subprocess.Popen[str]]:
+def driver(cluster, folder: Path, rows: list[str], *more: str) -> Iterator[subprocess.Popen[str]]:
     """A running driver, which does not outlive a failed test."""
-    grid = folder / "four.yaml"
-    grid.write_text(GRID)
-    options = ["--profile", "tiny", "--out", str(folder / "runs"), "--set", f"steps={STEPS}"]
+    grid = folder / "some.yaml"
+    grid.write_text("\n".join(["rows:", *(f"  - {ROWS[row]}" for row in rows)]))
+    options = ["--profile", "tiny", "--out", str(folder / "runs"), "--set", "limit=2", *more]
     with subprocess.Popen(
-        [sys.executable, "-m", "bslora_kit.grid", str(grid), *options, "--set", "limit=2"]
+        [sys.executable, "-m", "bslora_kit.grid", str(grid), *options]
         + ["--engine", "ray", "--address", cluster.address],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -86,25 +82,40 @@ def wait_until(true, what: str, seconds: float = PATIENCE) -> None:
         time.sleep(0.1)
 
 
-def rows_in_training(node, runs: Path) -> list[str]:
-    """The rows that a node trains now: of its jobs' processes, each holds the log of its run open."""
+def jobs_of(node, runs: Path) -> dict[Path, psutil.Process]:
+    """Run folder -> process of each job on a node: of its processes those that hold a run's log open."""
     (raylet,) = node.all_processes["raylet"]
-    found = []
+    found = {}
     for process in psutil.Process(raylet.process.pid).children(recursive=True):
         try:
             logs = [Path(file.path) for file in process.open_files() if file.path.endswith(LOG)]
         except psutil.Error:  # it has ended meanwhile
             continue
-        found += [log.parent for log in logs if log.is_relative_to(runs)]
-    at = {folder.name: read_progress(folder) for folder in found}
+        for log in logs:
+            if log.is_relative_to(runs):
+                found.setdefault(log.parent, process)
+    return found
+
+
+def rows_in_training(node, runs: Path) -> list[str]:
+    """The rows that a node trains now."""
+    at = {folder.name: read_progress(folder) for folder in jobs_of(node, runs)}
     return [row for row, now in at.items() if now.get("stage") == "training" and now["step"]]
 
 
-def test_a_lost_nodes_jobs_run_elsewhere_and_every_row_is_there_once(cluster, tmp_path, monkeypatch):
-    monkeypatch.setenv("BSLORA_KIT_DATA", str(make_world(tmp_path / "data")))
-    runs = tmp_path / "runs" / "four"
+def gpus_shared(node, runs: Path) -> list[str]:
+    """The GPUs that two jobs of a node see now; none while there are not two."""
+    try:
+        seen = [x.environ().get("CUDA_VISIBLE_DEVICES", "all") for x in jobs_of(node, runs).values()]
+    except psutil.Error:  # one has ended meanwhile
+        return []
+    return seen if len(seen) == 2 else []
 
-    with driver(cluster, tmp_path) as first:
+
+def test_a_lost_nodes_jobs_run_elsewhere_and_every_row_is_there_once(cluster, tmp_path):
+    runs, steps = tmp_path / "runs" / "some", ("--set", f"steps={STEPS}")
+
+    with driver(cluster, tmp_path, list(ROWS), *steps) as first:
         (lost,) = cluster.worker_nodes
         wait_until(
             lambda: rows_in_training(lost, runs) or first.poll() is not None, "the other node trains"
@@ -113,11 +124,11 @@ def test_a_lost_nodes_jobs_run_elsewhere_and_every_row_is_there_once(cluster, tm
         cluster.remove_node(lost, allow_graceful=False)
         output = first.communicate()[0]
     assert first.returncode == 0, output
-    assert "4 to do, 2 at a time" in output
+    assert "3 to do, 2 at a time" in output
     again = [line for line in output.splitlines() if "is started again" in line]
     assert len(again) == 1, output
     finished = [
-        line.split()[1] for line in output.splitlines() if "parameters" in line and "/4 " in line
+        line.split()[1] for line in output.splitlines() if "parameters" in line and "/3 " in line
     ]
     assert sorted(finished) == [f"{row}-s0" for row in ROWS]
     written = {}
@@ -134,10 +145,28 @@ def test_a_lost_nodes_jobs_run_elsewhere_and_every_row_is_there_once(cluster, tm
         f"{row}-s0" for row in ROWS
     ]
 
-    with driver(cluster, tmp_path) as second:  # whatever Ray remembers, files say what is done
+    # Whatever Ray remembers, files say what is done.
+    with driver(cluster, tmp_path, list(ROWS), *steps) as second:
         output = second.communicate()[0]
-    assert second.returncode == 0 and "4 done, 0 to do" in output
+    assert second.returncode == 0 and "3 done, 0 to do" in output
     assert written == {row: (runs / f"{row}-s0" / "result.json").stat().st_mtime_ns for row in ROWS}
+
+
+def test_small_jobs_share_a_gpu(cluster, tmp_path):
+    """The GPU is one by name alone, so the jobs compute on the CPU; Ray hands it out all the same."""
+    runs, rows = tmp_path / "runs" / "some", ["lora-1", "lora-2"]
+    node = cluster.add_node(**NODE, num_cpus=4, num_gpus=1)
+    seen = []
+    with driver(cluster, tmp_path, rows, "--set", "steps=2", "--gpus-per-job", "0.5") as running:
+        wait_until(
+            lambda: seen.extend(gpus_shared(node, runs)) or seen or running.poll() is not None,
+            "two jobs run on the GPU's node",
+        )
+        output = running.communicate()[0]
+    assert running.returncode == 0, output
+    assert "2 to do, 2 at a time" in output
+    assert seen == ["0", "0"]
+    assert len(list(runs.glob("*/result.json"))) == len(rows)
 
 
 def test_a_machine_that_does_not_see_the_run_folder_says_so(tmp_path):

@@ -11,7 +11,7 @@ from tiny_world import make_world
 
 import bslora_kit.data  # noqa: F401  reads where data lie, before a test points that elsewhere
 from bslora_kit.grid import command as grid_command
-from bslora_kit.grid import finished, reference
+from bslora_kit.grid import reference, reference_page
 from bslora_kit.jobs import profiles
 
 
@@ -31,8 +31,8 @@ def test_a_removed_row_comes_back_and_the_others_are_left_alone(tmp_path, monkey
     published = profiles.FOLDER / "paper.yaml"  # the page has it beside what was run
     use_world(make_world(tmp_path / "data"), monkeypatch)
     shutil.copy(published, tmp_path / "data" / "profiles")
-    for module in (reference, finished):
-        monkeypatch.setattr(module, "RUNS", tmp_path)
+    monkeypatch.setattr(reference, "RUNS", tmp_path)
+    monkeypatch.delattr(reference_page, "read_finished")  # the tables have been computed just before
     (tmp_path / "grids").mkdir()
     (tmp_path / "grids" / "two.yaml").write_text(ROWS)
     folder = tmp_path / "reference"
@@ -51,7 +51,7 @@ def test_a_removed_row_comes_back_and_the_others_are_left_alone(tmp_path, monkey
     assert reference.resume(["--profile", "tiny"], folder) == 0
     assert engine.started == ["lora-2-s4"]
     table = (folder / "two" / "table.md").read_text()
-    assert "Learning rates: profile." in table
+    assert "Learning rate of lora-2: one rate of the profile for all methods" in table
     assert '<div id="two">' in (folder / "tables.html").read_text()
 
 

@@ -19,10 +19,10 @@ from tiny_world import make_world, write_profile
 from bslora_kit import paths
 from bslora_kit.grid import command as grid_command
 from bslora_kit.grid.file import read_grid
-from bslora_kit.grid.report import rate_lines
 from bslora_kit.jobs import profiles
 from bslora_kit.jobs.parameters import resolve
 from bslora_kit.jobs.rates import rate_key, rate_of
+from bslora_kit.tables.rates_used import rates_in_words
 
 GRIDS = Path(__file__).parent.parent / "papermill_runs" / "grids"
 SHIPPED = GRIDS.parent.parent / "data" / "profiles"
@@ -173,6 +173,26 @@ def test_an_adapter_takes_the_rate_of_the_nearest_rank_by_ratio(tmp_path):
     assert rate(1, 1, 1, method="bslora", fit="kron") == 0.9
 
 
+def test_of_rates_at_one_rank_that_of_the_nearest_share_size_counts(tmp_path):
+    tried = [(22, 8, 0.8), (22, 32, 0.32), (52, 32, 0.52), (52, None, 0.5)]
+    entries = [
+        {"rank": rank, "lr": lr, **({"share_size": size} if size else {})} for rank, size, lr in tried
+    ]
+    gate = {"data/base": {"bslora_gate": entries[:3], "bslora_kron": entries[3:]}}
+    file = tmp_path / "found.yaml"
+    file.write_text(yaml.safe_dump({"bases": gate}))
+
+    def rate(*ranks: int, fit: str = "gate", **size: int) -> float:
+        asked = {"profile": "tiny", "method": "bslora", "fit": fit, "lr": str(file)}
+        return resolve({**asked, "ranks": list(ranks), **size})["lr"]
+
+    # Gates 1 and 15 are nearer to 8, by ratio, and 16 is as near to both: the smaller counts.
+    sizes = (1, 8, 15, 16, 17, 1024)
+    assert [rate(2, 4, 16, gate_size=x) for x in sizes] == [0.8, 0.8, 0.8, 0.8, 0.32, 0.32]
+    assert rate(4, 16, 32, gate_size=8) == 0.52  # the rank comes first
+    assert rate(1, 1, 1, fit="kron", kron_size=4) == 0.5  # an outcome that names no size has one for all
+
+
 @pytest.mark.parametrize(
     "entries",
     [
@@ -183,6 +203,8 @@ def test_an_adapter_takes_the_rate_of_the_nearest_rank_by_ratio(tmp_path):
         [{"rank": 8, "lr": "fast"}],
         [{"rank": 0, "lr": 1}],
         [{"rank": True, "lr": 1}],
+        [{"rank": 8, "share_size": 0, "lr": 1}],
+        [{"rank": 8, "share_size": None, "lr": 1}],
         [{"rank": 8, "lr": math.inf}],
         [0.1],
     ],
@@ -340,6 +362,22 @@ def test_a_method_is_swept_by_one_row_a_rank(tmp_path, capsys, engine):
     assert "rows b and c both vary the rate of lora at rank 4" in capsys.readouterr().err
 
 
+def test_each_share_size_of_a_method_is_swept(tmp_path, monkeypatch, capsys):
+    engine = WritingEngine(lambda row: 0.5 - abs(row.resolved["lr"] - 0.005))
+    monkeypatch.setattr(grid_command, "_engine", lambda options: engine)
+    row = "{row: gt-%s, method: bslora, fit: gate, ranks: [1, 1, 1], gate_size: %s}"
+    grid_file(tmp_path, f"rows: [{row % (2, 2)}, {row % (4, 4)}]")
+    assert grid_command.main(command(tmp_path, "--sweep")) == 0
+    file = tmp_path / "runs" / "two_rates" / "learning_rates.yaml"
+    (found,) = yaml.safe_load(file.read_text())["bases"]["data/base"].values()
+    told = [(entry["rank"], entry["share_size"], entry["lr"], entry["row"]) for entry in found]
+    assert told == [(3, 2, 0.005, "gt-2"), (3, 4, 0.005, "gt-4")]
+    varied = row.replace("}", ", vary: {lr: [0.1, 0.2]}}")
+    grid_file(tmp_path, f"rows: [{varied % (2, 2)}, {varied % (4, 2)}]")
+    assert grid_command.main(command(tmp_path, "--sweep")) == 2
+    assert "of bslora_gate at rank 3 and share size 2 on" in capsys.readouterr().err
+
+
 def test_a_profile_that_names_no_split_is_not_swept(tmp_path, capsys, engine, monkeypatch):
     profile = replace(profiles.load_profile("tiny"), sweep={})
     monkeypatch.setattr(grid_command, "load_profile", lambda name: profile)
@@ -354,22 +392,22 @@ def test_a_grid_without_methods_cannot_be_swept(tmp_path, capsys, engine):
     assert "no row of two is trained" in capsys.readouterr().err
 
 
-def test_a_table_says_where_its_rates_come_from(tmp_path):
-    grid_file(tmp_path, ROWS)
-    grid = read_grid(tmp_path / "two.yaml")
-
+def test_a_table_says_where_its_rates_come_from():
     def run(row: str, **values) -> dict:
         shared = {"method": "lora", "ranks": [1], "profile": "tiny", "base_model": "data/base"}
         return {"run": {**shared, "row": row, **values}}
 
     published = [run("lora-1", lr=1e-4, lr_from="published"), run("base", method="none")]
-    assert rate_lines(grid.rows, published) == ["Learning rates: published."]
+    of_the_paper = "Learning rate of lora-1: the published one for all methods; 0.0001."
+    assert rates_in_words(published) == [of_the_paper]
     # Runs that do not say it: the profile's rate is 0.005.
-    older = [run("lora-2", lr=0.005), run("tl5-2", lr=0.25), run("elsewhere", lr=0.1)]
-    assert rate_lines(grid.rows, published + older) == [
-        "Learning rates: published (lora-1); profile (lora-2); given (tl5-2)."
+    older = [run(f"lora-{n}", lr=0.005) for n in range(2, 6)] + [run("tl5-2", lr=0.25)]
+    assert rates_in_words(published + older) == [
+        of_the_paper,
+        "Learning rate of 4 rows: one rate of the profile for all methods; 0.005.",
+        "Learning rate of tl5-2: given with the row or on the command line; 0.25.",
     ]
-    assert rate_lines(grid.rows, published[1:]) == []
+    assert rates_in_words(published[1:]) == []
 
 
 # ---- the demo's rates --------------------------------------------------------------------------------
@@ -398,16 +436,17 @@ def test_the_demos_rates_are_the_best_of_the_committed_runs():
     file = paths.ROOT / shipped["learning_rates"]
     assert file.parent == RATES
     found = yaml.safe_load(file.read_text())
-    scores: dict[tuple[str, str, int], dict[float, float]] = {}
+    scores: dict[tuple[str, str, int, int | None], dict[float, float]] = {}
     for path in RATES.glob("*/result.json"):
         result = json.loads(path.read_text())
         run = result["run"]
         assert (run["split"], run["seed"], run["steps"]) == ("validation", 0, found["steps"])
-        tried = scores.setdefault((run["base_model"], rate_key(run), sum(run["ranks"])), {})
+        size = {"gate": run["gate_size"], "kron": run["kron_size"]}.get(run["fit"])
+        tried = scores.setdefault((run["base_model"], rate_key(run), sum(run["ranks"]), size), {})
         tried[run["lr"]] = 100 * result["eval"]["mean"]
     assert scores
     entries = {
-        (base, key, entry["rank"]): entry
+        (base, key, entry["rank"], entry.get("share_size")): entry
         for base, methods in found["bases"].items()
         for key, ranks in methods.items()
         for entry in ranks

@@ -25,7 +25,7 @@ from bslora_kit.tables.questions import (
     of_variants,
     scaled_down,
 )
-from bslora_kit.tables.rates_used import falling_in_words, falling_rows, rates_in_words
+from bslora_kit.tables.rates_used import falling_in_words, falling_rows
 
 ONE_SEED = (
     "One seed: this holds for these trained models on other items and says nothing of other seeds."
@@ -197,19 +197,6 @@ def test_rows_that_fall_below_a_smaller_one_of_their_method():
     assert falling_in_words(same.iloc[:0])[0].startswith("No row lies distinguishably below")
     assert len(falling_rows(table, pairs.assign(distinguishable=False))) == 0
     assert len(falling_rows(table, pairs.assign(difference=-1.0))) == 0  # the larger row is the better
-
-
-def test_the_origin_of_rates_is_what_the_results_say():
-    runs = [("a", 0.01, "tuned on base, rates.yaml"), ("b", 0.02, "tuned on base, rates.yaml")]
-    runs += [("c", 0.0001, "published"), ("c", 0.0001, "published")]
-    results = [
-        {"run": {"row": row, "method": "lora", "lr": rate, "lr_from": origin}}
-        for row, rate, origin in runs
-    ]
-    assert rates_in_words([{"run": {"row": "base", "method": "none"}}, *results]) == [
-        "Rate of 2 rows: tuned on base, rates.yaml; 0.01 to 0.02.",
-        "Rate of 1 row: the published one for all methods; 0.0001.",
-    ]
 
 
 @pytest.fixture(scope="module")

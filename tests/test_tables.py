@@ -10,7 +10,6 @@ import subprocess
 import sys
 
 import pandas
-import plotly.graph_objects as go
 import pytest
 import scipy.stats
 
@@ -72,13 +71,15 @@ def write_run(folder, row, seed, right, **changes):
         "grid": "made_up",
         "row": row,
         "method": named["method"],
+        "ranks": named.get("ranks", []),
         "fit": named.get("fit"),
         "gate_size": 32 if named.get("fit") == "gate" else None,
         "seed": seed,
         "profile": "demo",
         "base_model": "/somewhere/data/base",
         "steps": 300,
-        "lr": 0.005,
+        "lr": 0.005 if named["method"] != "none" else None,
+        "lr_from": "profile",
     } | changes
     evaluation = Evaluation(items, shots=0, split="test", limit=None, seed=0, batch_size=64)
     place = folder / f"{row}-s{seed}"
@@ -265,18 +266,15 @@ def test_markdown_and_csv_hold_the_same_rows(folder):
 
 
 def test_the_page_stands_alone(folder):
-    results = tables.read_results(folder)
-    frame = tables.table(results, GRID)
-    gains = tables.differences(results, GRID)
-    figure = go.Figure(go.Scatter(x=[1], y=[2], name="a trace"))
-    paths = tables.write_tables(
-        folder, "Shared <LoRA>", frame, tables.about(results, frame), figure, gains
-    )
-    assert [path.name for path in paths] == [f"table.{end}" for end in ("md", "csv", "tex", "html")]
+    run = tables.Finished.of("Shared <LoRA>", GRID, tables.read_results(folder))
+    paths = tables.write_tables(folder, run)
+    names = [f"table.{end}" for end in ("md", "csv", "tex", "html")]
+    names += [f"{name}.{end}" for name in ("cells", "pairs") for end in ("md", "csv", "tex")]
+    assert [path.name for path in paths] == names
     assert not list(folder.glob("*.part"))
     page = paths[3].read_text()
     assert "<h1>Shared &lt;LoRA&gt;</h1>" in page
-    assert "a trace" in page and "not the paper" in page
+    assert page.count("Plotly.newPlot") >= 3 and "not the paper" in page
     assert "8,060,928" in page and "+40.00" in page
     assert (
         "Plotly" in page
@@ -427,7 +425,7 @@ def test_a_grid_on_several_bases_has_a_block_for_each(two_bases):
     )
     lines = tables.about(two_bases, frame)
     assert "base models data/base-1-7b, data/base-1-13b" in lines[0]
-    page = tables.to_html("Bases", tables.with_places(frame, pairs), lines, go.Figure(), gains, pairs)
+    page = tables.to_html(tables.Finished.of("Bases", TWO_BASES, two_bases))
     assert page.count("Against the highest mean") == 2 and "as published, one run" in page
 
 

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -55,8 +55,16 @@ class _Refused(ValueError):
     """Runs on disk are in the way of those asked for."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status: 0 all done, 1 some failed, 2 refused."""
+def main(arguments: Sequence[str] | None = None, end: Callable[[Grid, Path], bool] = report) -> int:
+    """The command line.
+
+    Args:
+        arguments: of the command; by default those of this process.
+        end: makes the table, as `report.report` does.
+
+    Returns:
+        The exit status: 0 all done, 1 some failed, 2 refused.
+    """
     options = parser().parse_args(arguments)
     try:
         profile = load_profile(options.profile)
@@ -83,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows = _rows(grid, options, common)
             _refuse_conflicts(rows)
             _run(grid, rows, profile, engine, options)
-        return _end(grid, rows, options.sweep)
+        return _end(grid, rows, options.sweep, end)
     except (EngineUnavailable, _Refused) as error:
         print(f"bslora_kit.grid: {error}", file=sys.stderr)
         return EXIT_REFUSED
@@ -189,10 +197,10 @@ def _further(grid: Grid, rows: Sequence[Row]) -> list[dict[str, Any]]:
     return further
 
 
-def _end(grid: Grid, rows: Sequence[Row], swept: bool) -> int:
+def _end(grid: Grid, rows: Sequence[Row], swept: bool, end: Callable[[Grid, Path], bool]) -> int:
     """Prints the table, the outcome of a sweep and the failures; returns the exit status."""
     folder = rows[0].folder.parent
-    told = report(grid, folder)
+    told = end(grid, folder)
     found = swept and any(row.state == "done" for row in rows)
     if found:
         print("\n".join(sweep.end(folder, grid, _diverged(rows))))

@@ -7,39 +7,13 @@ how_to_run("similar_budget")               the command that makes it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas
-
-from bslora_kit import tables
 from bslora_kit.grid.file import read_grid
-from bslora_kit.paths import REFERENCE, RUNS
+from bslora_kit.paths import REFERENCE, ROOT, RUNS, of_checkout
+from bslora_kit.tables import Finished, read_results
 
 _SEEDS = 5
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The runs of a grid that are done.
-
-    Attributes:
-        folder: of its runs.
-        title: of the grid.
-        grid: {"rows": ...} as `tables.table` takes it.
-        results: from `tables.read_results`.
-        table, pairs, seeds: from `tables.table` with `with_places`, `tables.comparisons` and
-            `tables.seed_scores`.
-    """
-
-    folder: Path
-    title: str
-    grid: dict[str, Any]
-    results: list[dict[str, Any]]
-    table: pandas.DataFrame
-    pairs: pandas.DataFrame
-    seeds: pandas.DataFrame
 
 
 def read_finished(name: str, folder: Path | str = REFERENCE) -> Finished | None:
@@ -50,17 +24,16 @@ def read_finished(name: str, folder: Path | str = REFERENCE) -> Finished | None:
         folder: holds a folder for each grid.
 
     Raises:
-        ValueError: for a grid file or results that cannot be read.
+        ValueError: for a grid file or results that cannot be read, or rows that cannot be compared.
     """
-    results = tables.read_results(Path(folder) / name)
+    results = read_results(Path(folder) / name)
     if not results:
         return None
     grid = read_grid(RUNS / "grids" / f"{name}.yaml")
-    rows = {"rows": grid.rows}
-    pairs = tables.comparisons(results, rows)
-    table = tables.with_places(tables.table(results, rows), pairs)
-    seeds = tables.seed_scores(results, rows)
-    return Finished(Path(folder) / name, grid.title, rows, results, table, pairs, seeds)
+    run = Finished.of(grid.title, {"rows": grid.rows}, results)
+    if run.problem:
+        raise ValueError(run.problem)
+    return run
 
 
 def read_all(names: Sequence[str], folder: Path | str = REFERENCE) -> dict[str, Finished]:
@@ -73,7 +46,7 @@ def read_all(names: Sequence[str], folder: Path | str = REFERENCE) -> dict[str, 
     Raises:
         ValueError: if none has.
     """
-    folder = RUNS.parent / folder
+    folder = ROOT / folder
     runs = {name: read_finished(name, folder) for name in names}
     if not any(runs.values()):
         raise ValueError(
@@ -84,8 +57,7 @@ def read_all(names: Sequence[str], folder: Path | str = REFERENCE) -> dict[str, 
 
 def how_to_run(name: str, folder: Path | str = REFERENCE) -> str:
     """Says that a grid has not run in a folder of grids, and which command runs it there."""
-    place = RUNS.parent / folder
-    out = place.relative_to(RUNS.parent) if place.is_relative_to(RUNS.parent) else place
+    out = of_checkout(ROOT / folder)
     return (
         f"`{out}/{name}` holds no finished run. This makes it, and goes on where it was stopped: "
         f"`python -m bslora_kit.grid papermill_runs/grids/{name}.yaml --seeds {_SEEDS} --out {out}`"

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bslora_kit.grid.command import EXIT_INTERRUPTED, EXIT_REFUSED, main, parser
+from bslora_kit.grid.report import report
 from bslora_kit.jobs.profiles import read_yaml
 from bslora_kit.paths import REFERENCE, RUNS
 
@@ -60,9 +61,12 @@ def resume(options: Sequence[str], folder: Path = REFERENCE) -> int:
     except ValueError as error:
         print(f"bslora_kit.grid.reference: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    worst = 0
+    worst, kept = 0, {}
     for command in commands:
-        status = main([*command, "--out", str(folder), *options])
+        status = main(
+            [*command, "--out", str(folder), *options],
+            end=lambda grid, runs: report(grid, runs, kept),
+        )
         worst = max(worst, status)
         if status in (EXIT_REFUSED, EXIT_INTERRUPTED):
             break
@@ -73,7 +77,7 @@ def resume(options: Sequence[str], folder: Path = REFERENCE) -> int:
             from bslora_kit.grid.reference_page import write_page
 
             names = [Path(command[0]).stem for command in commands if "--sweep" not in command]
-            print(f"page of all grids: {write_page(names, asked.out)}")
+            print(f"page of all grids: {write_page(names, asked.out, kept)}")
     return worst
 
 

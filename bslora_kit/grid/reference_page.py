@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas
 
 from bslora_kit import figures, tables
 from bslora_kit.files import write_text
-from bslora_kit.grid.finished import Finished, how_to_run, read_finished
-from bslora_kit.grid.report import rate_lines
+from bslora_kit.grid.finished import how_to_run, read_finished
 from bslora_kit.paths import REFERENCE
+from bslora_kit.tables import Finished
 from bslora_kit.tables.forms import texts
 from bslora_kit.tables.page import drawn, page, plain_table, section
 from bslora_kit.tables.pair_forms import intervals
@@ -30,6 +31,7 @@ from bslora_kit.tables.questions import (
 from bslora_kit.tables.rates_used import falling_in_words, falling_rows
 
 PAGE = "tables.html"
+_NOTHING: Mapping[str, Finished] = MappingProxyType({})
 _TITLE = "LoRA methods that share parameters: the published tables, run again on small models"
 _LEAD = (
     "Four published tables, the last with and without examples, and a fifth of the comparisons that "
@@ -53,7 +55,9 @@ _HOW_TO_READ = (
 )
 
 
-def write_page(names: Sequence[str], folder: Path = REFERENCE) -> Path:
+def write_page(
+    names: Sequence[str], folder: Path = REFERENCE, known: Mapping[str, Finished] = _NOTHING
+) -> Path:
     """Writes tables.html into the folder of a reference run, moved into place; returns its path.
 
     The same runs give the same text.
@@ -61,13 +65,16 @@ def write_page(names: Sequence[str], folder: Path = REFERENCE) -> Path:
     Args:
         names: of the grids, in the order of their sections.
         folder: holds a folder of runs for each.
+        known: grids that have been read already, by name.
     """
     path = folder / PAGE
-    write_text(path, to_html(names, folder))
+    write_text(path, to_html(names, folder, known))
     return path
 
 
-def to_html(names: Sequence[str], folder: Path = REFERENCE) -> str:
+def to_html(
+    names: Sequence[str], folder: Path = REFERENCE, known: Mapping[str, Finished] = _NOTHING
+) -> str:
     """The page; a grid without finished runs, or whose runs cannot be compared, has a line that says so.
 
     Arguments as in `write_page`.
@@ -76,15 +83,12 @@ def to_html(names: Sequence[str], folder: Path = REFERENCE) -> str:
     sections = []
     for name in names:
         try:
-            run = read_finished(name, folder)
-        except ValueError as error:  # rows that one table cannot hold, or too few items
-            sections.append(_unread(name, str(error)))
-            continue
-        if run is None:
-            sections.append(_unread(name, how_to_run(name, folder).replace("`", "")))
+            run = _read(name, folder, known)
+        except ValueError as error:  # not run, rows that one table cannot hold, or too few items
+            sections.append(f"<p>{html.escape(f'{name}: {error}')}</p>")
             continue
         runs[name] = run
-        sections.append(f'<div id="{_id_of(name)}">\n{_section(name, run)}\n</div>')
+        sections.append(f'<div id="{_id_of(name)}">\n{section(run, _id_of(name), level=2)}\n</div>')
     links = "".join(
         f'<li><a href="#{_id_of(name)}">{html.escape(run.title)}</a></li>' for name, run in runs.items()
     )
@@ -98,6 +102,15 @@ def to_html(names: Sequence[str], folder: Path = REFERENCE) -> str:
         parts.append(plain_table(_named(scaled_down(first.results))))
     parts += ["<h2>The tables</h2>", f"<ul>{links}</ul>", *sections]
     return page(_TITLE, "\n".join(parts))
+
+
+def _read(name: str, folder: Path, known: Mapping[str, Finished]) -> Finished:
+    run = known.get(name) or read_finished(name, folder)
+    if run is None:
+        raise ValueError(how_to_run(name, folder).replace("`", ""))
+    if run.problem:
+        raise ValueError(run.problem)
+    return run
 
 
 def _answers(runs: dict[str, Finished]) -> list[str]:
@@ -165,22 +178,8 @@ def _noise(runs: dict[str, Finished]) -> list[str]:
     ]
 
 
-def _section(name: str, run: Finished) -> str:
-    lines = tables.about(run.results, run.table) + rate_lines(run.grid["rows"], run.results)
-    lines += tables.in_words(run.table, run.pairs)
-    figure = figures.score_against_parameters(run.table, tables.base_score(run.table))
-    gains = tables.differences(run.results, run.grid)
-    return section(
-        run.title, _id_of(name), run.table, lines, figure, gains, run.pairs, run.seeds, level=2
-    )
-
-
 def _id_of(grid: str) -> str:
     return re.sub("[^A-Za-z0-9_-]", "-", grid)
-
-
-def _unread(name: str, why: str) -> str:
-    return f"<p>{html.escape(name)}: {html.escape(why)}</p>"
 
 
 def _named(frame: pandas.DataFrame, heading: str = "") -> pandas.DataFrame:

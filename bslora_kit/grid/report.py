@@ -5,62 +5,44 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bslora_kit.grid.file import Grid
-from bslora_kit.jobs.rates import origins_of
+
+if TYPE_CHECKING:
+    from bslora_kit.tables import Finished
 
 
-def report(grid: Grid, folder: Path) -> bool:
-    """Prints the table of what is there, and writes table.* and pairs.* (`tables.write_tables`).
+def report(grid: Grid, folder: Path, kept: dict[str, Finished] | None = None) -> bool:
+    """Prints the table of what is there, and writes it in every form (`tables.write_tables`).
 
     Args:
         grid: the grid.
         folder: holds its run folders.
+        kept: takes what was computed, by the grid's name, for who goes on with it.
 
     Returns:
         False where runs are there that one table cannot hold; why is printed.
     """
-    from bslora_kit import figures, tables  # pandas and plotly, which no running grid needs
+    from bslora_kit import tables  # pandas and plotly, which no running grid needs
 
     results = tables.read_results(folder)
     if not results:
         print("no run is done, so there is no table")
         return True
-    rows = {"rows": grid.rows}
     try:
-        frame = tables.table(results, rows)
+        run = tables.Finished.of(grid.title, {"rows": grid.rows}, results)
     except ValueError as error:  # rows of several lengths, or seeds of a row with several rates
         print(f"\nno table: {error}")
         _print_best(grid, results)
         return False
-    lines = tables.about(results, frame) + rate_lines(grid.rows, results)
-    base = tables.base_score(frame)
-    gains = pairs = None
-    try:
-        pairs = tables.comparisons(results, rows)
-        gains = tables.differences(results, rows)
-        lines += tables.in_words(frame, pairs)
-        frame = tables.with_places(frame, pairs)
-    except ValueError as error:  # too few items for an interval
-        lines.append(f"No paired differences: {error}.")
-    figure = figures.score_against_parameters(frame, base)
-    seeds = tables.seed_scores(results, rows)
-    written = tables.write_tables(folder, grid.title, frame, lines, figure, gains, pairs, seeds)
-    print(f"\n{grid.title}\n\n{tables.to_text(frame, lines)}")
+    if kept is not None:
+        kept[grid.name] = run
+    written = tables.write_tables(folder, run)
+    print(f"\n{grid.title}\n\n{tables.to_text(run.table, run.lines)}")
     _print_best(grid, results)
     print("page: " + next(str(path) for path in written if path.suffix == ".html"))
     return True
-
-
-def rate_lines(rows: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where the learning rates of a table come from, in words; rows are named where they differ."""
-    names = {row["row"] for row in rows if "varied" not in row}
-    origins = origins_of(x["run"] for x in results if x["run"]["row"] in names)
-    if not origins:
-        return []
-    told = [f"{origin} ({', '.join(rows)})" for origin, rows in origins.items()]
-    return [f"Learning rates: {'; '.join(told if len(told) > 1 else origins)}."]
 
 
 def best_values(

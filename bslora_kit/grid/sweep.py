@@ -4,11 +4,11 @@
                               ^                                   |
                               +-- widened: the best is at the edge
 
-A method is what has a rate of its own (`rates.rate_key`) on one base. It is tried at its smallest and at
-its largest rank, and at those that have a `vary` of rates in the grid file, with these rates, else with
-half, once and twice its present one. Where the best is the smallest or the largest, one more rate is
-tried beyond it, at most `FURTHER` times. The outcome holds the score of every rate, which ones diverged,
-and whether the best lies inside.
+A method is what has a rate of its own (`rates.rate_key`) on one base. With each gate or Kronecker size
+it is tried at its smallest and at its largest rank, and at those that have a `vary` of rates in the
+grid file, with these rates, else with half, once and twice its present one. Where the best is the
+smallest or the largest, one more rate is tried beyond it, at most `FURTHER` times. The outcome holds the
+score of every rate, which ones diverged, and whether the best lies inside.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from bslora_kit.files import write_text
 from bslora_kit.grid.file import Grid
 from bslora_kit.grid.report import best_values
 from bslora_kit.jobs.parameters import DEFAULTS, UNTRAINED, resolve
-from bslora_kit.jobs.rates import OUTCOME, rank_of, rate_key
+from bslora_kit.jobs.rates import OUTCOME, rank_of, rate_key, share_size_of
 
 FURTHER = 3
-_Swept = tuple[str, str, int]  # base, method, rank
+_Method = tuple[str, str, int | None]  # base, method, share size
 _AROUND = (0.5, 1.0, 2.0)
 _COMMON = ("profile", "split", "limit", "steps")
 
@@ -37,32 +37,34 @@ def sweep_grid(grid: Grid, common: Mapping[str, Any]) -> Grid:
 
     Args:
         grid: rows with `vary: {lr: ...}` are kept; of the others those of each method's smallest and
-            largest rank, unless one that is kept has that rank.
+            largest rank with each share size, unless one that is kept has these.
         common: parameters of every row, such as the profile and its `sweep`.
 
     Raises:
         ValueError: for a row whose parameters are not valid, if no row is trained, or if two rows vary
-            the rate of one method at one rank.
+            the rate of one method at one rank and share size.
     """
     trained = [row for row in grid.rows if row["method"] != UNTRAINED]
-    kept: dict[_Swept, str] = {}
-    others: dict[tuple[str, str], dict[int, tuple[dict[str, Any], float]]] = {}
+    kept: dict[tuple[_Method, int], str] = {}
+    others: dict[_Method, dict[int, tuple[dict[str, Any], float]]] = {}
     for row in trained:
         own_values = {name: value for name, value in row.items() if name in DEFAULTS}
         given = resolve({**DEFAULTS, **grid.parameters, **own_values, **common})
-        method, rank = (given["base_model"], rate_key(given)), rank_of(given)
+        method, rank = (given["base_model"], rate_key(given), share_size_of(given)), rank_of(given)
         of = _swept(row)
         if of is None:
             others.setdefault(method, {}).setdefault(rank, (row, given["lr"]))
-        elif kept.setdefault((*method, rank), of) != of:
+        elif kept.setdefault((method, rank), of) != of:
+            base, name, size = method
             raise ValueError(
-                f"--sweep: rows {kept[*method, rank]} and {of} both vary the rate of {method[1]} at "
-                f"rank {rank} on {method[0]}, which has one; leave `vary` to one of them"
+                f"--sweep: rows {kept[method, rank]} and {of} both vary the rate of {name} at rank "
+                f"{rank}{f' and share size {size}' if size else ''} on {base}, which has one; leave "
+                "`vary` to one of them"
             )
     rows = [row for row in trained if _swept(row)]
     for method, ranks in others.items():
         for rank in sorted({min(ranks), max(ranks)}):
-            if (*method, rank) not in kept:
+            if (method, rank) not in kept:
                 row, rate = ranks[rank]
                 rows += [_with_rate(row, row["row"], rate * factor) for factor in _AROUND]
     if not rows:
@@ -155,8 +157,10 @@ def write_outcome(
         if not scores:
             continue
         run = next(runs[x["row"]] for x in grid.rows if _swept(x) == of and x["row"] in runs)
+        size = share_size_of(run)
         entry = {
             "rank": rank_of(run),
+            **({"share_size": size} if size else {}),
             "lr": tried[0][0],
             "row": of,
             "scores": scores,
@@ -166,7 +170,7 @@ def write_outcome(
         bases.setdefault(run["base_model"], {}).setdefault(rate_key(run), []).append(entry)
     for methods in bases.values():
         for entries in methods.values():
-            entries.sort(key=lambda entry: entry["rank"])
+            entries.sort(key=lambda entry: (entry["rank"], entry.get("share_size", 0)))
     first = next(iter(runs.values()))
     common = {name: first[name] for name in _COMMON}
     common["seeds"] = sorted({x["run"]["seed"] for x in results if x["run"]["row"] in names})

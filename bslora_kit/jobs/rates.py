@@ -2,7 +2,7 @@
 
     lr: 0.01          that number                                       "given"
     lr: published     that of data/profiles/paper.yaml for all methods  "published"
-    lr: FILE.yaml     the outcome of a sweep, by base, method and rank  "tuned on BASE, FILE.yaml"
+    lr: FILE.yaml     the outcome of a sweep: base, method, rank, size  "tuned on BASE, FILE.yaml"
     lr: None          the profile's: its sweep's outcome for the base,
                       or else for the profile's own base;               "tuned on BASE, FILE.yaml"
                       or one rate for all methods                       "profile"
@@ -15,9 +15,12 @@ A sweep (`python -m bslora_kit.grid GRID --sweep`) writes its outcome as such a 
         - {rank: 8, lr: 0.006, row: lora-8, scores: {0.003: 64.79, 0.006: 70.49, 0.012: 68.89},
            diverged: [], inside: true}
         - ...
+        bslora_gate:
+        - {rank: 22, share_size: 32, lr: 0.012, ...}
 
 An adapter takes the rate of the nearest rank that was tried, by ratio: at one rate and one scaling an
-update of many ranks moves farther than one of few, so the best rate falls with the rank.
+update of many ranks moves farther than one of few, so the best rate falls with the rank. Among rates of
+one rank the nearest gate or Kronecker size counts, which does to an update what a rank does.
 """
 
 from __future__ import annotations
@@ -124,6 +127,17 @@ def rank_of(given: Mapping[str, Any]) -> int:
     return sum(given["ranks"])
 
 
+def share_size_of(given: Mapping[str, Any]) -> int | None:
+    """Gate or Kronecker size of a job whose method uses one.
+
+    Args:
+        given: a job's parameters, or `run` of a result.json.
+    """
+    if given.get("method") != "bslora":
+        return None
+    return given.get({"gate": "gate_size", "kron": "kron_size"}.get(given["fit"], ""))
+
+
 def read_outcome(path: str | Path) -> dict[str, Any]:
     """Reads the outcome of a sweep.
 
@@ -148,7 +162,8 @@ def read_outcome(path: str | Path) -> dict[str, Any]:
             if not _is_list_of_rates(entries):
                 raise ValueError(
                     f"lr: {path}: bases: {base}: {method}: {entries!r}; expected a list of entries with "
-                    "a rank, an integer from 1, and an lr above 0, such as [{rank: 8, lr: 0.006}]"
+                    "a rank and perhaps a share_size, integers from 1, and an lr above 0, such as "
+                    "[{rank: 8, lr: 0.006}]"
                 )
     return content
 
@@ -159,13 +174,17 @@ def _is_list_of_rates(entries: Any) -> bool:
         and bool(entries)
         and all(
             isinstance(entry, dict)
-            and type(entry.get("rank")) is int
+            and all(type(size) is int and size >= 1 for size in _sizes(entry))
             and type(entry.get("lr")) in (int, float)
-            and entry["rank"] >= 1
             and 0 < entry["lr"] < math.inf
             for entry in entries
         )
     )
+
+
+def _sizes(entry: Mapping[str, Any]) -> list[Any]:
+    """What an entry of an outcome is found by; the share size only where its method has one."""
+    return [entry.get("rank"), *([entry["share_size"]] if "share_size" in entry else [])]
 
 
 def _method_key(given: Mapping[str, Any]) -> str:
@@ -182,16 +201,22 @@ def _method_key(given: Mapping[str, Any]) -> str:
 
 
 def _tuned(path: str, base: str, given: Mapping[str, Any]) -> tuple[float, str] | None:
-    """The rate that a sweep found for a base, a method and its rank, and its name.
+    """The rate that a sweep found for a base, a method, its rank and share size, and its name.
 
     None where the sweep has not tried the base and method. Where it has not tried the adapter's place,
-    the rate of the method elsewhere counts; of two ranks as near, the smaller.
+    the rate of the method elsewhere counts; of two ranks or sizes as near, the smaller.
     """
     methods = read_outcome(path)["bases"].get(base, {})
     entries = methods.get(rate_key(given)) or methods.get(_method_key(given))
     if entries is None:
         return None
-    rank = rank_of(given)
-    entry = min(entries, key=lambda entry: (abs(math.log(entry["rank"] / rank)), entry["rank"]))
+    rank, size = rank_of(given), share_size_of(given)
+
+    def distance(entry: Mapping[str, Any]) -> tuple[float, ...]:
+        of_rank = abs(math.log(entry["rank"] / rank))
+        tried = entry.get("share_size", size)
+        return (of_rank, entry["rank"], abs(math.log(tried / size)) if size else 0, tried or 0)
+
+    entry = min(entries, key=distance)
     base, path = (Path(x).name if Path(x).is_absolute() else x for x in (base, path))
     return float(entry["lr"]), f"{TUNED} on {base}, {path}"

@@ -79,9 +79,18 @@ def of_results(folder: Path | str, grid: Mapping[str, Any] | None = None) -> pan
     runs = results.read_results(folder)
     if not runs:
         raise ValueError(f"{folder} holds no finished run; run its grid first")
-    frame = results.table(runs, grid)
+    return of_table(results.table(runs, grid))
+
+
+def of_table(frame: pandas.DataFrame) -> pandas.DataFrame:
+    """A table as the browser takes it; columns as in `of_results`.
+
+    Args:
+        frame: from `tables.table`, perhaps with places.
+    """
     frame = frame[frame["seeds"] > 0].rename(columns={"stderr": "mean error"})
-    return _labelled(frame.drop(columns=["stderr_items", "stderr_seeds"]))
+    unread = ["stderr_items", "stderr_seeds", "places", "against_best"]
+    return _labelled(frame.drop(columns=unread, errors="ignore"))
 
 
 def of_published() -> pandas.DataFrame:

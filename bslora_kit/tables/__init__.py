@@ -1,11 +1,11 @@
 """Result files -> the tables of a grid: numbers, comparisons of all rows, and every printed form.
 
-results = read_results("papermill_runs/similar_budget")
-pairs = comparisons(results, grid)
-frame = with_places(table(results, grid), pairs)
-print(to_text(frame, about(results, frame)))
+run = Finished.of(title, grid, read_results("papermill_runs/similar_budget"))
+print(to_text(run.table, run.lines))
+write_tables("papermill_runs/similar_budget", run)
 """
 
+from bslora_kit.tables.cells import cells
 from bslora_kit.tables.contrasts import (
     Contrast,
     conclusions,
@@ -15,11 +15,12 @@ from bslora_kit.tables.contrasts import (
     summary,
     verdicts,
 )
+from bslora_kit.tables.finished import Finished
 from bslora_kit.tables.forms import to_csv, to_latex, to_markdown, to_text
 from bslora_kit.tables.gains import differences
 from bslora_kit.tables.notes import about
 from bslora_kit.tables.page import to_html, write_tables
-from bslora_kit.tables.pair_forms import pair_notes, pairs_to_latex, pairs_to_markdown, pairs_view
+from bslora_kit.tables.pair_forms import pairs_view
 from bslora_kit.tables.pairs import (
     against,
     comparisons,
@@ -32,6 +33,7 @@ from bslora_kit.tables.results import base_score, read_results, table
 
 __all__ = [
     "Contrast",
+    "Finished",
     "conclusions",
     "contrasts",
     "smallest_of",
@@ -41,12 +43,10 @@ __all__ = [
     "about",
     "against",
     "base_score",
+    "cells",
     "comparisons",
     "differences",
     "in_words",
-    "pair_notes",
-    "pairs_to_latex",
-    "pairs_to_markdown",
     "pairs_view",
     "rank_sets",
     "read_results",

@@ -12,9 +12,11 @@ import pandas
 
 from bslora_kit.branches import GATE_SIZE, KRON_SIZE
 from bslora_kit.jobs.parameters import UNTRAINED
+from bslora_kit.jobs.rates import share_size_of
 from bslora_kit.published.scores import MODEL
 from bslora_kit.statistics import equal_spread, unsteady_rows
-from bslora_kit.tables.results import score_of, share_size, short_name
+from bslora_kit.tables.rates_used import rates_in_words
+from bslora_kit.tables.results import score_of, short_name
 
 
 def about(results: Sequence[Mapping[str, Any]], frame: pandas.DataFrame) -> list[str]:
@@ -51,6 +53,7 @@ def about(results: Sequence[Mapping[str, Any]], frame: pandas.DataFrame) -> list
     sizes = _share_sizes(used)
     if sizes:
         lines.append(f"Share sizes: {sizes}.")
+    lines += rates_in_words(used)
     if frame[["published_parameters", "published_score"]].notna().any(axis=None):
         lines.append(
             "Published columns: as printed by BSLoRA's authors for "
@@ -147,7 +150,7 @@ def _share_sizes(results: Sequence[Mapping[str, Any]]) -> str:
     words = []
     for fit, name, size in (("gate", "gate", GATE_SIZE), ("kron", "Kronecker", KRON_SIZE)):
         runs = [x["run"] for x in results if x["run"].get("fit") == fit]
-        used = sorted({share_size(run) for run in runs} - {None})
+        used = sorted({share_size_of(run) for run in runs} - {None})
         if used:
             words.append(f"{name} {', '.join(map(str, used))} (published {size})")
     return "; ".join(words)

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas
 from plotly.offline import get_plotlyjs
 
-from bslora_kit.figures import forest_plot, seed_dots
+from bslora_kit.figures import forest_plot, score_against_parameters, seed_dots
 from bslora_kit.files import write_text
+from bslora_kit.tables.cells import cells_printed
 from bslora_kit.tables.contrasts import ONE_SEED
+from bslora_kit.tables.finished import Finished
 from bslora_kit.tables.forms import RUN, texts, to_csv, to_latex, to_markdown, view_of
-from bslora_kit.tables.pair_forms import (
-    MODELS,
-    intervals,
-    pair_notes,
-    pairs_to_latex,
-    pairs_to_markdown,
-    pairs_view,
-)
+from bslora_kit.tables.long_forms import long_to_html, long_to_latex, long_to_markdown
+from bslora_kit.tables.pair_forms import intervals, pairs_printed
 from bslora_kit.tables.pairs import against, leaders, name_of
-from bslora_kit.tables.results import short_name
+from bslora_kit.tables.results import base_score, short_name
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -38,27 +33,13 @@ th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
 """
 
 
-def to_html(
-    title: str,
-    frame: pandas.DataFrame,
-    lines: Sequence[str],
-    figure: Figure,
-    gains: pandas.DataFrame | None = None,
-    pairs: pandas.DataFrame | None = None,
-    seeds: pandas.DataFrame | None = None,
-) -> str:
-    """A page that needs no network: title, figures, table, and the paired differences where given.
+def to_html(run: Finished) -> str:
+    """A page that needs no network: figures, table, every score with its errors, all comparisons.
 
     Args:
-        title: heading of the page.
-        frame: from `table`, perhaps with `with_places`.
-        lines: from `about`.
-        figure: drawn above the table.
-        gains: from `differences`.
-        pairs: from `comparisons`.
-        seeds: from `seed_scores`.
+        run: the finished runs of a grid.
     """
-    return page(title, section(title, "grid", frame, lines, figure, gains, pairs, seeds))
+    return page(run.title, section(run, "grid"))
 
 
 def page(title: str, body: str) -> str:
@@ -91,69 +72,61 @@ def drawn(figure: Figure, name: str) -> str:
     return figure.to_html(full_html=False, include_plotlyjs=False, div_id=name)
 
 
-def section(
-    title: str,
-    name: str,
-    frame: pandas.DataFrame,
-    lines: Sequence[str],
-    figure: Figure,
-    gains: pandas.DataFrame | None = None,
-    pairs: pandas.DataFrame | None = None,
-    seeds: pandas.DataFrame | None = None,
-    level: int = 1,
-) -> str:
+def section(run: Finished, name: str, level: int = 1) -> str:
     """The part of a page that is about one grid; its figures are drawn by the page's script.
 
     Args:
-        title: heading of the section.
+        run: the finished runs of the grid.
         name: begins the ids of its elements: letters, digits, - and _.
-        frame, lines, figure, gains, pairs, seeds: as in `to_html`.
         level: of the heading, from 1.
     """
-    sentences = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
-    parts = [f"<h{level}>{html.escape(title)}</h{level}>", f"<ul>{sentences}</ul>"]
-    parts += [drawn(figure, f"{name}-front"), _main_table(frame, name)]
+    sentences = "".join(f"<li>{html.escape(line)}</li>" for line in run.lines)
+    parts = [f"<h{level}>{html.escape(run.title)}</h{level}>", f"<ul>{sentences}</ul>"]
+    front = score_against_parameters(run.table, base_score(run.table))
+    parts += [drawn(front, f"{name}-front"), _main_table(run.table, name)]
+    summary = f"Every score with its errors of items and of seeds ({len(run.cells)})"
+    parts.append(long_to_html(f"{name}-cells", summary, cells_printed(run.cells)))
     below = f"h{level + 1}"
-    if seeds is not None and seeds["mean"].notna().any():
+    if run.seeds["mean"].notna().any():
         parts.append(f"<{below}>Every run</{below}>")
-        parts.append(drawn(seed_dots(seeds), f"{name}-seeds"))
-    if gains is not None and len(gains):
+        parts.append(drawn(seed_dots(run.seeds), f"{name}-seeds"))
+    if run.pairs is not None and len(run.gains):
         words = "Points over the base, paired by item, 95 % intervals clustered by fact"
-        parts.append(f"<{below}>{words}</{below}>")
-        parts += [] if pairs is None else _one_seed(pairs)
-        told = None if pairs is None else _told(gains, pairs)
-        parts.append(drawn(forest_plot(gains, "the base", told), f"{name}-gains"))
-        parts.append(plain_table(_gains_view(gains)))
-    if pairs is not None and len(pairs):
-        parts += _pair_sections(frame, pairs, name, below)
+        parts += [f"<{below}>{words}</{below}>", *_one_seed(run.pairs)]
+        told = _told(run.gains, run.pairs)
+        parts.append(drawn(forest_plot(run.gains, "the base", told), f"{name}-gains"))
+        parts.append(plain_table(_gains_view(run.gains)))
+    if run.pairs is not None and len(run.pairs):
+        parts += _pair_sections(run.table, run.pairs, name, below)
     return "\n".join(parts)
 
 
-def write_tables(
-    folder: Path | str,
-    title: str,
-    frame: pandas.DataFrame,
-    lines: Sequence[str],
-    figure: Figure,
-    gains: pandas.DataFrame | None = None,
-    pairs: pandas.DataFrame | None = None,
-    seeds: pandas.DataFrame | None = None,
-) -> list[Path]:
-    """Writes table.md, .csv, .tex, .html into `folder`, and pairs.md, .csv, .tex if there are pairs.
+def write_tables(folder: Path | str, run: Finished) -> list[Path]:
+    """Writes table.md, .csv, .tex, .html and cells.md, .csv, .tex, and pairs.* if rows were compared.
 
-    Each is moved into place. Arguments as in `to_html`; returns the paths.
+    Each is moved into place.
+
+    Args:
+        folder: takes the files.
+        run: the finished runs of a grid.
+
+    Returns:
+        The paths.
     """
     contents = {
-        "table.md": f"# {title}\n\n{to_markdown(frame, lines)}",
-        "table.csv": to_csv(frame),
-        "table.tex": to_latex(title, frame, lines),
-        "table.html": to_html(title, frame, lines, figure, gains, pairs, seeds),
+        "table.md": f"# {run.title}\n\n{to_markdown(run.table, run.lines)}",
+        "table.csv": to_csv(run.table),
+        "table.tex": to_latex(run.title, run.table, run.lines),
+        "table.html": to_html(run),
     }
-    if pairs is not None and len(pairs):
+    long = {"cells": (cells_printed(run.cells), run.cells)}
+    if run.pairs is not None and len(run.pairs):
+        long["pairs"] = (pairs_printed(run.pairs), run.pairs)
+    for name, (printed, frame) in long.items():
         contents |= {
-            "pairs.md": pairs_to_markdown(title, pairs),
-            "pairs.csv": to_csv(pairs),
-            "pairs.tex": pairs_to_latex(title, pairs),
+            f"{name}.md": long_to_markdown(run.title, printed),
+            f"{name}.csv": to_csv(frame),
+            f"{name}.tex": long_to_latex(run.title, printed),
         }
     paths = {name: Path(folder) / name for name in contents}
     for name, path in paths.items():
@@ -185,13 +158,8 @@ def _pair_sections(
         figure = forest_plot(others, name_of(best), others["distinguishable"])
         parts.append(drawn(figure, f"{name}-against-{number}"))
     count = int((~pairs["distinguishable"]).sum())
-    parts.append(f"<details><summary>All pairs ({len(pairs)}), {count} not distinguishable</summary>")
-    parts += [f"<p>{html.escape(note)}</p>" for note in pair_notes(pairs)]
-    view = pairs_view(pairs)
-    style = view.style.hide(axis="index").format(escape="html").format_index(escape="html", axis=1)
-    shade = [{"selector": "", "props": "background: #eef2f4; border-color: #aebcc4"}]
-    style = style.set_table_styles({x: shade for x in view.columns if x[0] == MODELS}, axis=0)
-    return [*parts, f'<div class="wide">{style.set_uuid(f"{name}-pairs").to_html()}</div>', "</details>"]
+    summary = f"All pairs ({len(pairs)}), {count} not distinguishable"
+    return [*parts, long_to_html(f"{name}-pairs", summary, pairs_printed(pairs))]
 
 
 def _one_seed(pairs: pandas.DataFrame) -> list[str]:

@@ -1,4 +1,4 @@
-"""All pairs of a table's rows as Markdown, CSV and LaTeX, and the view that HTML shows.
+"""All pairs of a table's rows as people read them.
 
 Two groups of columns, which answer two questions: what is known of the methods (the difference with its
 interval), and what is known of the trained models that are there (McNemar's test).
@@ -9,10 +9,10 @@ from __future__ import annotations
 import pandas
 
 from bslora_kit.tables.contrasts import ONE_SEED
-from bslora_kit.tables.forms import latex_text, texts
+from bslora_kit.tables.forms import texts
+from bslora_kit.tables.long_forms import LongTable
 
-MODELS = "McNemar, these trained models"
-_TEXTS = 2  # columns that are aligned to the left
+_MODELS = "McNemar, these trained models"
 
 
 def pair_notes(pairs: pandas.DataFrame) -> list[str]:
@@ -60,43 +60,21 @@ def pairs_view(pairs: pandas.DataFrame) -> pandas.DataFrame:
         (methods, "verdict"): [
             "distinguishable" if told else "not distinguishable" for told in pairs["distinguishable"]
         ],
-        (MODELS, "only row right"): texts(pairs["only_a"], "{:,}"),
-        (MODELS, "only less row right"): texts(pairs["only_b"], "{:,}"),
-        (MODELS, "p, Holm"): texts(pairs["p_mcnemar_holm"], "{:.2g}"),
-        (MODELS, "seeds alone"): [f"{some} of {all_}" for some, all_ in alone],
+        (_MODELS, "only row right"): texts(pairs["only_a"], "{:,}"),
+        (_MODELS, "only less row right"): texts(pairs["only_b"], "{:,}"),
+        (_MODELS, "p, Holm"): texts(pairs["p_mcnemar_holm"], "{:.2g}"),
+        (_MODELS, "seeds alone"): [f"{some} of {all_}" for some, all_ in alone],
     }
     return pandas.DataFrame(columns)
 
 
-def pairs_to_markdown(title: str, pairs: pandas.DataFrame) -> str:
-    """All pairs in GitHub's Markdown, their notes above."""
-    view = pairs_view(pairs)
-    view.columns = [name if group != MODELS else f"McNemar: {name}" for group, name in view.columns]
-    align = ["left" if number < _TEXTS else "right" for number in range(view.shape[1])]
-    body = view.to_markdown(index=False, colalign=align, disable_numparse=True)
-    notes = [f"- {note}" for note in pair_notes(pairs)]
-    return "\n".join([f"# {title}: all pairs of rows", "", *notes, "", body]) + "\n"
+def pairs_printed(pairs: pandas.DataFrame) -> LongTable:
+    """All pairs with their notes.
 
-
-def pairs_to_latex(title: str, pairs: pandas.DataFrame) -> str:
-    r"""All pairs for a paper's appendix, on pages turned sideways; the table breaks over pages.
-
-    The document needs \\usepackage{booktabs} and \\usepackage{longtable}.
+    Args:
+        pairs: from `pairs.comparisons`.
     """
-    view = pairs_view(pairs)
-    style = view.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
-    align = "".join("l" if number < _TEXTS else "r" for number in range(view.shape[1]))
-    tabular = style.to_latex(
-        hrules=True,
-        column_format=align,
-        multicol_align="c",
-        environment="longtable",
-        caption=f"{latex_text(title)}: all pairs of rows",
-    )
-    notes = latex_text(" ".join(pair_notes(pairs)))
-    small = r"\begingroup\footnotesize\setlength{\tabcolsep}{3pt}"
-    lines = [small, tabular.replace("±", r"$\pm$").rstrip(), notes, r"\par\endgroup", ""]
-    return "\n".join(lines)
+    return LongTable("all pairs of rows", pair_notes(pairs), pairs_view(pairs), second="McNemar")
 
 
 def intervals(frame: pandas.DataFrame) -> list[str]:

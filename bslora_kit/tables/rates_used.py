@@ -13,6 +13,8 @@ import pandas
 
 from bslora_kit.jobs.rates import GIVEN, OF_PROFILE, PUBLISHED, origins_of
 
+_NAMED = 3  # rows that a sentence names; more are counted
+
 
 def falling_rows(table: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.DataFrame:
     """Rows that are distinguishably below a row of their method with fewer parameters.
@@ -60,7 +62,7 @@ def falling_in_words(falling: pandas.DataFrame) -> list[str]:
 
 
 def rates_in_words(results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where the learning rates of a grid come from, one sentence an origin, with how many rows have it.
+    """Where the learning rates of a grid come from, one sentence an origin, and which rows have it.
 
     Args:
         results: from `results.read_results`.
@@ -73,8 +75,8 @@ def rates_in_words(results: Sequence[Mapping[str, Any]]) -> list[str]:
     said = []
     for origin, rates in origins_of(result["run"] for result in results).items():
         ends = dict.fromkeys(f"{rate:g}" for rate in (min(rates.values()), max(rates.values())))
-        count = f"{len(rates)} row{'s' if len(rates) > 1 else ''}"
-        said.append(f"Rate of {count}: {words.get(origin, origin)}; {' to '.join(ends)}.")
+        rows = ", ".join(rates) if len(rates) <= _NAMED else f"{len(rates)} rows"
+        said.append(f"Learning rate of {rows}: {words.get(origin, origin)}; {' to '.join(ends)}.")
     return said
 
 

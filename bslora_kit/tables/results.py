@@ -13,11 +13,12 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas
 
 from bslora_kit.jobs.parameters import UNTRAINED
+from bslora_kit.jobs.rates import share_size_of
 from bslora_kit.jobs.result_file import FILE, HASH_DIGITS, read_result
 from bslora_kit.published import TASKS
 from bslora_kit.published.scores import published_score
@@ -70,9 +71,7 @@ def table(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pand
     Raises:
         ValueError: if the results do not belong into one table.
     """
-    by_row: dict[str, list[Mapping[str, Any]]] = {row["row"]: [] for row in grid["rows"]}
-    for result in results:
-        by_row.get(result["run"]["row"], []).append(result)
+    by_row = runs_by_row(results, grid)
     used = [result for runs in by_row.values() for result in runs]
     _check_common(used)
     _check_bases(grid, by_row)
@@ -80,6 +79,50 @@ def table(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pand
     rows = [_row(row, by_row[row["row"]], tasks) for row in grid["rows"]]
     integers = {name: "Int64" for name in ("parameters", "published_parameters", "share_size")}
     return pandas.DataFrame(rows).astype(integers)
+
+
+def runs_by_row(
+    results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]
+) -> dict[str, list[Mapping[str, Any]]]:
+    """The finished runs of each of a grid's rows, in its order; of other rows none."""
+    by_row: dict[str, list[Mapping[str, Any]]] = {row["row"]: [] for row in grid["rows"]}
+    for result in results:
+        by_row.get(result["run"]["row"], []).append(result)
+    return by_row
+
+
+class Score(NamedTuple):
+    """What the seeds of a row scored; NaN where it is not known.
+
+    Attributes:
+        mean: over seeds, in percent.
+        stderr: standard error of the mean, items and seeds together, in points.
+        stderr_items: of the items that one run answers.
+        stderr_seeds: of the mean over seeds, from two seeds on.
+    """
+
+    mean: float
+    stderr: float
+    stderr_items: float
+    stderr_seeds: float
+
+
+def over_seeds(found: Sequence[tuple[float | None, float | None]]) -> Score:
+    """The score of a row from those of its runs.
+
+    Args:
+        found: score and its standard error from items of each run, in percent; None where there is none.
+    """
+    means = [mean for mean, _ in found if mean is not None]
+    errors = [error for _, error in found]
+    of_items = statistics.fmean(errors) if found and None not in errors else math.nan
+    of_seeds = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
+    return Score(
+        statistics.fmean(means) if means else math.nan,
+        math.hypot(of_items, 0 if math.isnan(of_seeds) else of_seeds),
+        of_items,
+        of_seeds,
+    )
 
 
 def base_of(row: Mapping[str, Any]) -> str:
@@ -144,13 +187,8 @@ def _row(row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], tasks: list[
     run = runs[0]["run"] if runs else {}
     budget = runs[0]["budget"] if runs else {}
     trained = bool(runs) and run["method"] != UNTRAINED
-    found = [score_of(x["eval"]) for x in runs]
-    means = [mean for mean, _ in found if mean is not None]
-    errors = [error for _, error in found]
-    of_items = statistics.fmean(errors) if runs and None not in errors else math.nan
-    of_seeds = statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else math.nan
     scores = {
-        task: 100 * statistics.fmean(x["eval"]["tasks"][task]["value"] for x in runs)
+        task: over_seeds([score_on(task, x["eval"]) for x in runs]).mean
         for task in tasks
         if runs and all(task in x["eval"]["tasks"] for x in runs)
     }
@@ -165,13 +203,10 @@ def _row(row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], tasks: list[
         "published_ratio": row.get("published_ratio"),
         **_published(row),
         **{task: scores.get(task, math.nan) for task in tasks},
-        "mean": statistics.fmean(means) if means else math.nan,
-        "stderr": math.hypot(of_items, 0 if math.isnan(of_seeds) else of_seeds),
-        "stderr_items": of_items,
-        "stderr_seeds": of_seeds,
+        **over_seeds([score_of(x["eval"]) for x in runs])._asdict(),
         "seeds": len(runs),
         "lr": run["lr"] if trained else math.nan,
-        "share_size": share_size(run),
+        "share_size": share_size_of(run),
     }
 
 
@@ -190,18 +225,18 @@ def score_of(scored: Mapping[str, Any]) -> tuple[float | None, float | None]:
     Returns:
         The score and its standard error from items, in percent; None where there is none.
     """
-    mean, error = scored["mean"], scored["mean_stderr"]
     if [task.removeprefix("mini_") for task in scored["tasks"]] == ["mmlu"]:
-        (mmlu,) = scored["tasks"].values()
-        mean, error = mmlu["value"], mmlu["stderr"]
-    return tuple(None if value is None else 100 * value for value in (mean, error))
+        return score_on(*scored["tasks"], scored)
+    return _percent(scored["mean"], scored["mean_stderr"])
 
 
-def share_size(run: Mapping[str, Any]) -> int | None:
-    """Gate or Kronecker size of a run that uses one."""
-    if run.get("method") != "bslora":
-        return None
-    return run.get({"gate": "gate_size", "kron": "kron_size"}.get(run["fit"], ""))
+def score_on(task: str, scored: Mapping[str, Any]) -> tuple[float | None, float | None]:
+    """A run's score on one task and its standard error from items, in percent; None where none is."""
+    return _percent(scored["tasks"][task]["value"], scored["tasks"][task]["stderr"])
+
+
+def _percent(*values: float | None) -> tuple[float | None, ...]:
+    return tuple(None if value is None else 100 * value for value in values)
 
 
 def items_of(result: Mapping[str, Any]) -> pandas.DataFrame:

@@ -241,7 +241,24 @@ def test_mcnemar_counts_the_answers_that_one_row_alone_has_right(notebook, refer
 
 
 def test_the_origin_of_the_learning_rates_is_that_of_the_results(notebook):
-    assert "Rate of 3 rows: tuned on data/base, rates.yaml; 0.01." in words(notebook)
+    rows = ", ".join(list(RIGHT["similar_budget"])[1:])
+    assert f"Learning rate of {rows}: tuned on data/base, rates.yaml; 0.01." in words(notebook)
+
+
+def test_a_score_of_one_task_has_the_errors_of_its_items_and_seeds(notebook, reference):
+    """GT has by far the most right, so it is the row that is shown."""
+    table = with_column(notebook, "items")
+    runs = [items_of(reference, "similar_budget", "gt-0-4-8", seed) for seed in SEEDS]
+    for task in TASKS:
+        row = table.loc[f"mini_{task}"]
+        right = [items.loc[items["task"] == f"mini_{task}", "correct"] for items in runs]
+        assert row["mean"] == pytest.approx(100 * numpy.mean(right), abs=0.006)
+        of_items = numpy.mean([stats.sem(one) for one in right])
+        assert row["stderr_items"] == pytest.approx(100 * of_items, abs=0.006)
+        of_seeds = stats.sem([one.mean() for one in right])
+        assert row["stderr_seeds"] == pytest.approx(100 * of_seeds, abs=0.006)
+        assert (row["seeds"], row["items"]) == (len(SEEDS), ITEMS)
+    assert table.loc["all eight", "items"] == len(TASKS) * ITEMS
 
 
 def test_the_scale_of_the_runs_stands_beside_the_papers(notebook):

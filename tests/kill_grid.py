@@ -46,6 +46,7 @@ TARGETS = {
     "job": "bslora-job",
     "kernel": "bslora-kernel",
 }  # names of processes
+KINDS = ["driver", *TARGETS]
 
 
 def start_driver(folder: Path, out: Path, rows: list[dict] = ROWS) -> subprocess.Popen[str]:
@@ -111,7 +112,7 @@ def kill(driver: subprocess.Popen[str], target: str, draw: random.Random) -> boo
     found = []
     for process in psutil.Process(driver.pid).children(recursive=True):
         try:
-            if process.name() == target:
+            if process.name() == TARGETS[target]:
                 found.append(process)
         except psutil.Error:  # it has ended meanwhile
             continue
@@ -164,12 +165,14 @@ def check_done(runs: Path, rows: list[dict] = ROWS) -> None:
 def kill_at_random(root: Path, kills: int, draw: random.Random) -> Iterator[str]:
     """Runs grids under `root` with so many kills; says what was killed and when.
 
+    Each kind is killed once before any is killed again; one that is not there at a moment waits for
+    another.
+
     Raises:
         AssertionError: if something is lost, doubled or half.
     """
-    targets = itertools.chain.from_iterable(
-        draw.sample(["driver", *TARGETS], 4) for _ in itertools.count()
-    )
+    targets = itertools.chain.from_iterable(draw.sample(KINDS, len(KINDS)) for _ in itertools.count())
+    target = next(targets)
     for number in itertools.count():
         folder = root / str(number)
         folder.mkdir()
@@ -189,11 +192,11 @@ def kill_at_random(root: Path, kills: int, draw: random.Random) -> Iterator[str]
                     at = ", ".join(
                         f"{row} {now['stage']} {now['step']}" for row, now in progress(runs).items()
                     )
-                    target = next(targets)
                     if kill(driver, target, draw):
                         kills -= 1
                         check_files(runs)
                         yield f"{target} killed; rows were at {at or 'nothing'}"
+                        target = next(targets)
         finally:
             if driver.poll() is None:
                 kill(driver, "driver", draw)

@@ -148,7 +148,32 @@ def test_places_are_sets():
     """a beats c and d; b beats d: a is 1st or 2nd, b 1st to 3rd, c 2nd to 4th, d 3rd or 4th."""
     sets = rank_sets(*made_up([{"a", "c"}, {"a", "d"}, {"b", "d"}])).set_index("row")
     assert sets["places"].to_dict() == {"d": "3-4", "a": "1-2", "c": "2-4", "b": "1-3"}
-    assert sets["level_with"].to_dict() == {"d": "c", "a": "b", "c": "b, d", "b": "a, c"}
+    level = {"d": ("c",), "a": ("b",), "c": ("b", "d"), "b": ("a", "c")}
+    assert sets["level_with"].to_dict() == level
+    assert set(sets["apart"]) == {()}
+
+
+def test_rows_that_were_not_compared_are_not_called_level():
+    """a leads and has no common seed with c, so of the two nothing is said."""
+    frame, pairs = made_up([{"a", "d"}])
+    pairs = pairs[[{one, other} != {"a", "c"} for one, other in pairs[["a", "b"]].to_numpy()]]
+    sets = rank_sets(frame, pairs).set_index("row")
+    assert (sets.loc["a", "level_with"], sets.loc["a", "apart"]) == (("b",), ("c",))
+    seen = with_places(frame, pairs).set_index("row")["against_best"].to_dict()
+    assert seen == {"d": "below", "a": "best", "c": "not compared", "b": "not distinguishable"}
+    assert in_words(frame, pairs)[-1] == (
+        "Highest mean: a. Not distinguishable from it: b. Not compared with it, for want of a common "
+        "seed: c."
+    )
+
+
+def test_a_row_may_have_a_comma_in_its_name():
+    frame, pairs = made_up([{"a", "d"}])
+    named = {"b": "b, [2, 4]", "c": "c, d"}
+    frame, pairs = (one.replace(named) for one in (frame, pairs))
+    seen = with_places(frame, pairs).set_index("row")["against_best"].to_dict()
+    assert seen == {"d": "below", "a": "best", "c, d": "not distinguishable", "b, [2, 4]": seen["c, d"]}
+    assert "b, [2, 4]; c, d" in in_words(frame, pairs)[-1]
 
 
 def test_places_are_those_on_one_base():

@@ -79,12 +79,16 @@ def test_score_against_parameters():
     assert figure.layout.xaxis.type == "log"
     assert figure.layout.shapes[0].y0 == figure.layout.shapes[0].y1 == 50
     assert figure.layout.annotations[0].text == "untouched base, 50.0 %"
+    assert list(score_against_parameters(TABLE, base=65.0).data[0].x) == [7_500, 8_000]
+    assert list(score_against_parameters(TABLE, base=90.0).data[0].x) == []
 
 
 def test_the_title_states_who_leads_and_how_clearly():
-    """70 lies within 1.96 root(1 + 1) = 2.77 of 71, 60 does not."""
-    assert score_against_parameters(TABLE, base=50.0).layout.title.text == (
-        "BSLoRA (SS) 2,4,16 leads with 71.0 %, +21.0 points from the base; rows within its noise: 1 of 2"
+    leads = "BSLoRA (SS) 2,4,16 leads with 71.0 %, +21.0 points from the base"
+    assert score_against_parameters(TABLE, base=50.0).layout.title.text == leads
+    verdicts = TABLE.assign(against_best=["below", "below", "not distinguishable", "best", "below"])
+    assert score_against_parameters(verdicts, base=50.0).layout.title.text == (
+        f"{leads}; not distinguishable from it: 1 of 2"
     )
     alone = score_against_parameters(TABLE[3:]).layout.title.text
     assert alone == "BSLoRA (SS) 2,4,16 leads with 71.0 %"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from kill_grid import kill_at_random
+from kill_grid import KINDS, kill_at_random
 from tiny_world import make_world
 
 from bslora_kit import paths
@@ -117,7 +117,8 @@ def test_an_interrupted_driver_ends_its_jobs_and_says_how_to_go_on(tmp_path):
 def test_five_kills_at_random_moments_lose_double_and_halve_nothing(tmp_path):
     seed = random.randrange(10**6)
     print(f"python tests/kill_grid.py --kills 5 --seed {seed}")  # the same choices, other moments
-    assert len(list(kill_at_random(tmp_path, 5, random.Random(seed)))) == 5
+    killed = [line.split()[0] for line in kill_at_random(tmp_path, 5, random.Random(seed))]
+    assert len(killed) == 5 and set(killed) == set(KINDS)
 
 
 def notebook_with(code: str, folder: Path) -> Path:

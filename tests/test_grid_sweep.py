@@ -21,7 +21,7 @@ from bslora_kit.grid import command as grid_command
 from bslora_kit.grid.file import read_grid
 from bslora_kit.jobs import profiles
 from bslora_kit.jobs.parameters import resolve
-from bslora_kit.jobs.rates import rate_key, rate_of
+from bslora_kit.jobs.rates import origin_of, rate_key, rate_of, share_size_of
 from bslora_kit.tables.rates_used import rates_in_words
 
 GRIDS = Path(__file__).parent.parent / "papermill_runs" / "grids"
@@ -191,6 +191,24 @@ def test_of_rates_at_one_rank_that_of_the_nearest_share_size_counts(tmp_path):
     assert [rate(2, 4, 16, gate_size=x) for x in sizes] == [0.8, 0.8, 0.8, 0.8, 0.32, 0.32]
     assert rate(4, 16, 32, gate_size=8) == 0.52  # the rank comes first
     assert rate(1, 1, 1, fit="kron", kron_size=4) == 0.5  # an outcome that names no size has one for all
+    gate["data/base"]["bslora_gate"].insert(0, {"rank": 22, "lr": 0.1})
+    file.write_text(yaml.safe_dump({"bases": gate}))
+    assert rate(2, 4, 16, gate_size=32) == 0.32  # of this size before one of any
+
+
+def test_a_local_pair_alone_has_no_share_size():
+    run = {"method": "bslora", "fit": "gate", "gate_size": 8, "kron_size": None}
+    assert share_size_of({**run, "ranks": [8, 0, 1]}) == 8
+    assert share_size_of({**run, "ranks": [8, 0, 0]}) is None
+    assert share_size_of({**run, "ranks": [1, 1, 1], "fit": "slice"}) is None
+
+
+def test_a_run_of_a_search_was_given_its_rate():
+    demo = profiles.load_profile("tiny")
+    run = {"method": "lora", "ranks": [1], "profile": "tiny", "base_model": "data/base"}
+    run["lr"] = demo.learning_rate
+    assert origin_of({**run, "split": "test"}) == "profile"
+    assert origin_of({**run, "split": demo.sweep["split"]}) == "given"
 
 
 @pytest.mark.parametrize(
@@ -376,6 +394,13 @@ def test_each_share_size_of_a_method_is_swept(tmp_path, monkeypatch, capsys):
     grid_file(tmp_path, f"rows: [{varied % (2, 2)}, {varied % (4, 2)}]")
     assert grid_command.main(command(tmp_path, "--sweep")) == 2
     assert "of bslora_gate at rank 3 and share size 2 on" in capsys.readouterr().err
+
+
+def test_a_rate_that_is_no_number_is_not_swept(tmp_path, capsys, engine):
+    grid_file(tmp_path, "rows: [{row: a, method: lora, ranks: [1], vary: {lr: [published, 0.003]}}]")
+    assert grid_command.main(command(tmp_path, "--sweep")) == 2
+    assert "a varies its rate by 'published', which is no number" in capsys.readouterr().err
+    assert not engine.started
 
 
 def test_a_profile_that_names_no_split_is_not_swept(tmp_path, capsys, engine, monkeypatch):

@@ -1,10 +1,12 @@
 """Which rows a question compares, and what is said of the outcome; results are made up by hand."""
 
 import re
+import shutil
 
 import numpy
 import pandas
 import pytest
+import yaml
 from scipy import stats
 from test_tables import GRID, TASKS, write_run
 
@@ -12,7 +14,7 @@ from bslora_kit import tables
 from bslora_kit.figures import contrast_plot
 from bslora_kit.figures.style import style_name
 from bslora_kit.grid.finished import how_to_run, read_all, read_finished
-from bslora_kit.paths import ROOT
+from bslora_kit.paths import REFERENCE, ROOT
 from bslora_kit.tables.contrasts import Contrast, contrasts, smallest_of, summary, verdicts
 from bslora_kit.tables.questions import (
     at_equal_budget,
@@ -20,12 +22,19 @@ from bslora_kit.tables.questions import (
     led_by_seed,
     led_in_words,
     noise_in_words,
+    of_places,
     of_scopes,
     of_shared_factor,
     of_variants,
     scaled_down,
 )
-from bslora_kit.tables.rates_used import falling_in_words, falling_rows
+from bslora_kit.tables.rates_used import (
+    falling_in_words,
+    falling_rows,
+    rate_doubts,
+    risen_in_words,
+    searches,
+)
 
 ONE_SEED = (
     "One seed: this holds for these trained models on other items and says nothing of other seeds."
@@ -94,9 +103,16 @@ def test_places_are_compared_on_the_fits_that_ran_in_all():
         (f"{p}-{fit}", f"{p}, BSLoRA ({fit})", {}) for p in ("Attention", "MLP", "Both") for fit in "SG"
     ]
     table = table_of(dict.fromkeys([row for row, _, _ in rows], 1))
+    table.loc[table["row"] == "Both-G", "parameters"] = 4_002
+    names = ["Both (2,002 on average)", "Attention (1 on average)"]
     assert between_places(grid_of(*rows), table)[1] == Contrast(
-        "Both", "Attention", ("Both-S", "Both-G"), ("Attention-S", "Attention-G")
+        *names, ("Both-S", "Both-G"), ("Attention-S", "Attention-G")
     )
+    assert of_places(grid_of(*rows), table) == []
+    with_base = grid_of(("base", "Base", {"method": "none"}), *rows)
+    over_base = of_places(with_base, table)
+    assert [(x.a, x.b, x.rows_b) for x in over_base][0] == (names[1], "the untouched base", ("base",))
+    assert [x.rows_a for x in over_base] == [(f"{p}-S", f"{p}-G") for p in ("Attention", "MLP", "Both")]
     table.loc[table["row"] == "MLP-G", "seeds"] = 0
     assert [x.rows_a for x in between_places(grid_of(*rows), table)] == [
         ("MLP-S",),
@@ -104,7 +120,7 @@ def test_places_are_compared_on_the_fits_that_ran_in_all():
         ("Both-S",),
     ]
     table["seeds"] = 0
-    assert between_places(grid_of(*rows), table) == []
+    assert between_places(grid_of(*rows), table) == of_places(with_base, table) == []
 
 
 def test_variants_are_paired_by_base_and_rank():
@@ -171,7 +187,6 @@ def test_rows_that_fall_below_a_smaller_one_of_their_method():
     table = pandas.DataFrame(
         {
             "row": ["share-8", "share-32", "ss", "ke"],
-            "method": ["ShareLoRA", "ShareLoRA", "BSLoRA (SS)", "BSLoRA (KE)"],
             "parameters": [8, 32, 16, 64],
             "lr": [0.012, 0.006, 0.012, 0.012],
         }
@@ -184,19 +199,71 @@ def test_rows_that_fall_below_a_smaller_one_of_their_method():
             "distinguishable": True,
         }
     )
-    found = falling_rows(table, pairs)  # the others are pairs of two methods
+    kinds = {"share-8": "share", "share-32": "share", "ss": "slice", "ke": "kron"}
+    found = falling_rows(table, pairs, kinds)  # the others are pairs of two kinds
     assert found.to_numpy().tolist() == [["share-32", "share-8", -4.0, 0.006, 0.012]]
     assert falling_in_words(found) == [
         "share-32 (rate 0.006) lies below share-8, with a lower rate than share-8, which may be too low "
         "for these steps."
     ]
-    same = falling_rows(table.assign(lr=0.012), pairs)
+    same = falling_rows(table.assign(lr=0.012), pairs, kinds)
     assert falling_in_words(same)[0].startswith(
         "share-32 (rate 0.012) lies below share-8, with no lower"
     )
-    assert falling_in_words(same.iloc[:0])[0].startswith("No row lies distinguishably below")
-    assert len(falling_rows(table, pairs.assign(distinguishable=False))) == 0
-    assert len(falling_rows(table, pairs.assign(difference=-1.0))) == 0  # the larger row is the better
+    assert falling_in_words(same.iloc[:0]) == ["None of them lies distinguishably below it."]
+    assert len(falling_rows(table, pairs.assign(distinguishable=False), kinds)) == 0
+    larger = pairs.assign(difference=-1.0)  # the larger row is the better
+    assert len(falling_rows(table, larger, kinds)) == 0
+    of_one_kind = falling_rows(table, pairs, dict.fromkeys(kinds, "all"))
+    assert of_one_kind["row"].tolist() == ["share-32", "share-32", "ke"]
+    without_base = falling_rows(table, pairs, {"ke": "kron"})  # the others were not trained
+    assert len(without_base) == 0
+
+
+def test_rows_whose_loss_rose_are_named_with_their_seeds():
+    def run(row: str, seed: int, first: float, last: float) -> dict:
+        return {
+            "run": {"row": row, "seed": seed, "lr": 0.02},
+            "train": {"loss_first": first, "loss_last": last},
+        }
+
+    runs = [run("gt", seed, 2.0, last) for seed, last in enumerate((5.0, 0.4, 5.5))]
+    runs += [run("ss", 0, 2.0, 1.9), {"run": {"row": "base", "seed": 0}, "train": {}}]
+    (said,) = risen_in_words(runs)
+    assert said.startswith("gt: the training loss ended higher than it began with seeds 0, 2 of 3")
+    assert "its rate 0.02 is too high" in said
+    assert risen_in_words(runs[1:2] + runs[3:]) == []
+
+
+def test_what_tells_of_a_wrong_rate_counts_the_rows_that_can(results):
+    """ShareLoRA and GT are of two kinds, so neither has a smaller row to be compared with."""
+    run = tables.Finished.of("Rows", GRID, results)
+    said = "0 of 2 trained rows have a smaller one of their method and place to be compared with."
+    assert rate_doubts(run) == [said]
+    as_one = [
+        {**x, "run": {**x["run"], "method": "lora", "ranks": [8]}} if x["run"]["ranks"] else x
+        for x in results
+    ]
+    assert rate_doubts(tables.Finished.of("Rows", GRID, as_one)) == [
+        said.replace("0 of 2", "1 of 2"),
+        "None of them lies distinguishably below it.",
+    ]
+
+
+def test_the_search_behind_a_rate_is_that_of_the_outcome(tmp_path):
+    path = tmp_path / "found.yaml"
+    entry = {"rank": 8, "lr": 0.1, "row": "lora-8", "scores": {0.2: 61.0, 0.1: 66.25}, "diverged": [0.4]}
+    path.write_text(yaml.safe_dump({"bases": {"data/base": {"lora": [entry]}}}))
+
+    def run(row: str, **values) -> dict:
+        shared = {"method": "lora", "ranks": [5], "lr": 0.1, "lr_from": f"tuned on data/base, {path}"}
+        return {"run": {"row": row, **shared, **values}}
+
+    results = [run("lora-5"), run("lora-5"), run("other", lr=0.3), run("given", lr_from="given")]
+    results += [run("gone", lr_from="tuned on data/base, gone.yaml"), {"run": {"row": "base"}}]
+    assert searches(results).to_numpy().tolist() == [
+        ["lora-5", "0.1", "lora-8", "0.1: 66.2, 0.2: 61.0, 0.4: diverged"]
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -223,7 +290,11 @@ def test_a_group_answers_as_the_mean_of_its_rows(results):
     assert found.loc[1, "stderr_seeds"] == pytest.approx(stats.sem(gate - [60, 80]))
     said = verdicts(found)
     assert re.match(r"GT and Share are not distinguishable: -3\.[78] points, 95 % interval ", said[1])
-    assert f"of {found.loc[1, 'smallest']:.1f} points would have shown" in said[1]
+    assert "difference of over 100 points would have shown" in said[1]  # two seeds are few
+    assert said[1].endswith("in 8 of 10 such comparisons at Holm's first step.")
+    alone = verdicts(found.iloc[1:])[0]
+    assert f"of {found.loc[1, 'smallest']:.1f} points would have shown in 8 of 10 such compar" in alone
+    assert alone.endswith("comparisons.")
     assert summary(found.iloc[1:]).startswith("0 of 1 comparisons are distinguishable, Holm over the 1.")
 
 
@@ -256,10 +327,10 @@ def test_contrasts_are_drawn_with_their_verdicts(results):
     told, level = contrast_plot(found).data
     assert list(told.x) == pytest.approx([40]) and list(level.x) == pytest.approx([-3.75])
     assert list(level.y) == ["GT<br>less Share"]
-    title = "1 of 2 planned comparisons exceed the noise"
+    title = "1 of 2 planned comparisons are distinguishable (Holm)"
     assert contrast_plot(found).layout.title.text == title
     single = contrast_plot(found.assign(stderr_seeds=numpy.nan))
-    assert single.layout.title.text == f"{title} of items; one seed"
+    assert single.layout.title.text == f"{title}; one seed"
     with pytest.raises(ValueError, match="there is no contrast to draw"):
         contrast_plot(found.iloc[:0])
 
@@ -271,6 +342,16 @@ def test_a_grid_that_has_not_run_is_named_with_its_command(tmp_path):
     command = how_to_run("fair").split("`")[3]
     grid = command.split()[3]
     assert (ROOT / grid).is_file() and command.endswith("--out papermill_runs/reference")
+
+
+def test_a_grid_that_cannot_be_read_is_left_out_with_a_warning(tmp_path, monkeypatch):
+    for name in ("range", "placement"):
+        shutil.copytree(REFERENCE / name, tmp_path / name)
+    next((tmp_path / "range").glob("*/items.parquet")).unlink()
+    with pytest.warns(UserWarning, match="range is left out: .*items.parquet is missing"):
+        assert list(read_all(["range", "placement"], tmp_path)) == ["placement"]
+    monkeypatch.chdir(tmp_path)  # a relative folder is one of the checkout
+    assert len(read_finished("placement", "papermill_runs/reference").table) == 10
 
 
 def test_methods_look_alike_wherever_they_are_put():

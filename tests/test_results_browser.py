@@ -20,6 +20,8 @@ from bslora_kit.panels.results import (
     pareto_front,
     select,
 )
+from bslora_kit.paths import REFERENCE
+from bslora_kit.tables import Finished, read_results
 
 
 @pytest.fixture(scope="module")
@@ -159,10 +161,17 @@ def test_a_results_folder_is_read_with_its_errors(tmp_path):
     frame = of_results(tmp_path, GRID)
     assert list(frame["label"]) == ["Base", "ShareLoRA 8"]
     assert frame["mean"].tolist() == pytest.approx([30, 70])
+    errors = Finished.of("", GRID, read_results(tmp_path)).table["stderr"].dropna()
+    assert frame["mean error"].tolist() == errors.tolist()
     browser = ResultsBrowser(frame)
     assert points(browser.figure) == {"ShareLoRA 8": (9_000, pytest.approx(70))}  # 0 has no logarithm
     browser.controls["log"].value = False
     assert points(browser.figure)["Base"] == (0, pytest.approx(30))
+
+
+def test_rows_that_vary_are_read_too():
+    frame = of_results(REFERENCE / "rates")
+    assert len(frame) > 100 and frame["mean"].notna().all()
 
 
 def test_what_is_missing_is_named(tmp_path, frame):

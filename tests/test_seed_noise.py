@@ -174,6 +174,8 @@ def test_unsteady_rows_are_those_of_cochrans_test():
     assert unsteady_rows(rows | {7: [-1.01 * spread, 0, 1.01 * spread]}) == [7]
     assert unsteady_rows(rows | {7: [-0.99 * spread, 0, 0.99 * spread]}) == []
     assert unsteady_rows(rows | {7: [0, 90], 8: [0, 900], 9: [5.0]}) == [8, 7]
+    # Three times 0.1 have a variance of 2e-34, which is rounding.
+    assert unsteady_rows({"a": [0.1] * 3, "b": [0.5] * 3, "c": [0.25] * 3}) == []
     assert unsteady_rows({0: [1, 1], 1: [2, 2]}) == [] == unsteady_rows({0: [1.0, 5.0], 1: [2.0]})
 
 

@@ -16,7 +16,9 @@ import statsmodels.stats.power
 from statsmodels.stats.contingency_tables import mcnemar as mcnemar_of_statsmodels
 
 from bslora_kit.statistics import (
+    SeedVariance,
     crossed_difference,
+    errors_of,
     holm,
     influence_of,
     interval_of,
@@ -234,6 +236,28 @@ def test_errors_of_items_and_seeds_stand_apart(draw):
     assert ours.standard_error == pytest.approx(math.sqrt(variance))
     parts = (square_items**2 / 49, square_seeds**2 / 3, square_rest**2 / 147)
     assert ours.freedom == pytest.approx((200 * variance) ** 2 / sum(parts))
+    errors = errors_of(influence_of(values))
+    assert errors == pytest.approx((ours.standard_error, ours.error_items, ours.error_seeds))
+
+
+def test_errors_are_the_sum_of_both_sources_however_few_seeds(draw):
+    """The interval of two seeds is that of the seeds alone; the error of the mean has the items' too."""
+    values = draw.random((50, 1)) + numpy.array([0.0, 0.1])
+    errors = errors_of(influence_of(values))
+    assert (
+        errors.seeds == pytest.approx(crossed_difference(values).standard_error) == pytest.approx(0.05)
+    )
+    assert errors.both == pytest.approx(math.hypot(errors.items, 0.05)) and errors.items > 0.03
+    alone = errors_of(influence_of(values[:, :1]))
+    assert alone.both == alone.items == pytest.approx(scipy.stats.sem(values[:, 0]))
+    assert math.isnan(alone.seeds)
+
+
+def test_an_interval_of_few_items_has_their_freedom_however_many_seeds_are_known():
+    """Four items: with 1000 degrees of freedom of the seeds the items' 3 still count."""
+    values = numpy.array([[0.0], [1.0], [2.0], [5.0]])
+    tiny = SeedVariance(variance=1e-9, interaction=0.0, freedom=1000.0)
+    assert interval_of(influence_of(values), tiny).freedom == pytest.approx(3, abs=1e-3)
 
 
 def test_a_score_over_seeds_has_its_errors_apart(draw):

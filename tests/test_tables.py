@@ -6,6 +6,7 @@ Ten items a task: errors are large and easy to check by hand, and nothing depend
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 
@@ -206,9 +207,8 @@ def test_about_says_how_much_seeds_move_a_score(folder):
     results = tables.read_results(folder)
     said = " ".join(tables.about(results, tables.table(results, GRID)))
     together = math.sqrt((200 + 1.25**2 / 2) / 2)
-    assert (
-        f"by {together:.2f} points (standard deviation, 2 rows together; gt-2-4-16 0.88, share" in said
-    )
+    words = "standard deviation, 2 rows together; least gt-2-4-16 0.88, most"
+    assert f"by {together:.2f} points ({words}" in said
     p_value = scipy.stats.bartlett([60, 80], [55, 56.25]).pvalue
     assert f"rows vary unequally over seeds (Bartlett's test, p = {p_value:.2g})" in said
 
@@ -331,6 +331,21 @@ def test_results_that_do_not_belong_together_are_refused(folder, change, message
         tables.table(runs, GRID)
 
 
+def test_rows_that_were_scored_on_other_tasks_are_refused(folder):
+    path = folder / "gt-2-4-16-s0" / "result.json"
+    result = json.loads(path.read_text())
+    result["eval"]["tasks"] = {"mini_piqa": result["eval"]["tasks"]["mini_piqa"]}
+    path.write_text(json.dumps(result))
+    with pytest.raises(ValueError, match="results differ in tasks: mini_arc_.* .base., mini_piqa .gt-2"):
+        tables.table(tables.read_results(folder), GRID)
+
+
+def test_a_copied_run_is_no_further_seed(folder):
+    shutil.copytree(folder / "share-b-8-s1", folder / "share-b-8-s1 (copy)")
+    with pytest.raises(ValueError, match=r"seed 1 of row 'share-b-8' is there twice: .*s1 and .*\(copy"):
+        tables.table(tables.read_results(folder), GRID)
+
+
 def test_seeds_of_a_row_must_share_its_learning_rate(folder):
     write_run(folder, "gt-2-4-16", 2, 5, lr=0.1)
     words = r"seeds of row 'gt-2-4-16' differ in lr: 0.005 \(gt-2-4-16-s0\), 0.1 \(gt-2-4-16-s2\)"
@@ -351,6 +366,23 @@ def test_missing_items_are_named(folder):
     (folder / "base-s0" / "items.parquet").unlink()
     with pytest.raises(ValueError, match="items.parquet is missing; run the row again"):
         tables.differences(tables.read_results(folder), GRID)
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty", "no fact"])
+def test_damaged_items_are_named_and_cost_only_the_comparisons(folder, damage):
+    path = folder / "base-s0" / "items.parquet"
+    content = bytearray(path.read_bytes())
+    if damage == "no fact":
+        pandas.read_parquet(path).drop(columns="fact").to_parquet(path)
+    elif damage == "changed":
+        content[10:60] = bytes(50)
+        path.write_bytes(content)
+    else:
+        path.write_bytes(content[: 100 if damage == "cut" else 0])
+    run = tables.Finished.of("Rows", GRID, tables.read_results(folder))
+    assert re.match(r"[^/]+/base-s0/items.parquet is damaged \(\w+\); run the row again$", run.problem)
+    assert run.pairs is None and run.lines[-1] == f"No paired differences: {run.problem}."
+    assert run.table["mean"].notna().all()
 
 
 def test_latex_is_a_booktabs_table_with_escaped_text(folder):

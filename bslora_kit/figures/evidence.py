@@ -58,7 +58,7 @@ def forest_plot(
 
 
 def contrast_plot(contrasts: pandas.DataFrame) -> go.Figure:
-    """Each contrast as the interval of a less b, and whether it exceeds the noise.
+    """Each contrast as the interval of a less b, and whether it is distinguishable.
 
     Args:
         contrasts: columns a, b, difference, low, high (points), distinguishable, and stderr_seeds,
@@ -71,9 +71,9 @@ def contrast_plot(contrasts: pandas.DataFrame) -> go.Figure:
         raise ValueError("there is no contrast to draw; both sides need runs of a common seed")
     told = contrasts["distinguishable"].astype(bool)
     labels = contrasts["a"] + "<br>less " + contrasts["b"]
-    title = f"{int(told.sum())} of {len(told)} planned comparisons exceed the noise"
+    title = f"{int(told.sum())} of {len(told)} planned comparisons are distinguishable (Holm)"
     if contrasts["stderr_seeds"].isna().any():
-        title += " of items; one seed"
+        title += "; one seed"
     figure = blank(title, "difference in points (bars: 95 % interval)", None)
     _draw_intervals(figure, contrasts, told, labels)
     return _one_line_each(figure, list(labels), lines=2)

@@ -32,8 +32,10 @@ def score_against_parameters(table: pandas.DataFrame, base: float | None = None)
 
     Args:
         table: from `tables.table`; rows without a score or without parameters are left out. Rows on
-            different base models have a Pareto front each.
-        base: mean score of the untouched base in percent, drawn as a line.
+            different base models have a Pareto front each. With the places of `tables.with_places` the
+            title says how many rows are not distinguishable from the best.
+        base: mean score of the untouched base in percent, drawn as a line; no row below it is on the
+            front.
     """
     rows = table.dropna(subset=["mean", "parameters"])
     rows = rows[rows["parameters"] > 0]
@@ -43,10 +45,12 @@ def score_against_parameters(table: pandas.DataFrame, base: float | None = None)
     figure.update_layout(height=520)
     for number, (_, block) in enumerate(rows.groupby("base", sort=False)):
         front = block[pareto_front(block["parameters"], block["mean"], less_is_better=True)]
+        if base is not None:  # which costs nothing
+            front = front[front["mean"] > base]
         front = front.sort_values("parameters")
         figure.add_scatter(
-            x=[*front["parameters"].astype(int), int(block["parameters"].max())],
-            y=[*front["mean"], block["mean"].max()],
+            x=[*front["parameters"].astype(int), *([int(block["parameters"].max())] * bool(len(front)))],
+            y=[*front["mean"], *front["mean"].tail(1)],
             mode="lines",
             name="Pareto front: no row scores more with fewer parameters",
             line={"color": GREY, "dash": "dot", "shape": "hv", "width": 1.5},
@@ -164,9 +168,7 @@ def _leader(rows: pandas.DataFrame, base: float | None) -> str:
     if base is not None:
         title += f", {best['mean'] - base:+.1f} points from the base"
     others = rows.drop(best.name)
-    if len(others) and rows["stderr"].notna().all():
-        # Unpaired, so wide: whoever lies inside may be as good.
-        noise = ERROR_BAR * (others["stderr"] ** 2 + best["stderr"] ** 2) ** 0.5
-        level = int((best["mean"] - others["mean"] <= noise).sum())
-        title += f"; rows within its noise: {level} of {len(others)}"
+    if len(others) and "against_best" in rows and rows["against_best"].notna().all():
+        level = int((others["against_best"] == "not distinguishable").sum())
+        title += f"; not distinguishable from it: {level} of {len(others)}"
     return title

@@ -6,6 +6,7 @@ how_to_run("similar_budget")               the command that makes it
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,12 +22,12 @@ def read_finished(name: str, folder: Path | str = REFERENCE) -> Finished | None:
 
     Args:
         name: of the grid.
-        folder: holds a folder for each grid.
+        folder: holds a folder for each grid; relative to the checkout or absolute.
 
     Raises:
         ValueError: for a grid file or results that cannot be read, or rows that cannot be compared.
     """
-    results = read_results(Path(folder) / name)
+    results = read_results(ROOT / folder / name)
     if not results:
         return None
     grid = read_grid(RUNS / "grids" / f"{name}.yaml")
@@ -37,20 +38,25 @@ def read_finished(name: str, folder: Path | str = REFERENCE) -> Finished | None:
 
 
 def read_all(names: Sequence[str], folder: Path | str = REFERENCE) -> dict[str, Finished]:
-    """Those of several grids that have finished runs, by name.
+    """Those of several grids that have finished runs, by name; warns of those that cannot be read.
 
     Args:
         names: of grids, in the order wanted.
-        folder: as in `read_finished`; relative to the checkout or absolute.
+        folder: as in `read_finished`.
 
     Raises:
         ValueError: if none has.
     """
-    folder = ROOT / folder
-    runs = {name: read_finished(name, folder) for name in names}
+    runs = {}
+    for name in names:
+        try:
+            runs[name] = read_finished(name, folder)
+        except ValueError as error:
+            warnings.warn(f"{name} is left out: {error}", stacklevel=2)
     if not any(runs.values()):
         raise ValueError(
-            f"{folder} holds no finished run of {', '.join(names)}. {how_to_run(names[0], folder)}"
+            f"{ROOT / folder} holds no finished run of {', '.join(names)}. "
+            f"{how_to_run(names[0], folder)}"
         )
     return {name: run for name, run in runs.items() if run}
 

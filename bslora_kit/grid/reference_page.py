@@ -28,30 +28,41 @@ from bslora_kit.tables.questions import (
     noise_in_words,
     scaled_down,
 )
-from bslora_kit.tables.rates_used import falling_in_words, falling_rows
+from bslora_kit.tables.rates_used import rate_doubts, searches
 
 PAGE = "tables.html"
 _NOTHING: Mapping[str, Finished] = MappingProxyType({})
+_AGAIN = (
+    "make tables, in a checkout of the kit, makes this page and the tables from the runs; a row whose "
+    "folder was removed is trained again, with equal numbers on the same kind of machine. Each score of "
+    "a task has its errors under its table, and in cells.md beside the runs; pairs.md has all pairs."
+)
 _TITLE = "LoRA methods that share parameters: the published tables, run again on small models"
 _LEAD = (
-    "Four published tables, the last with and without examples, and a fifth of the comparisons that "
-    "they lack, run again on the small models that ship with bslora_kit. These are thousands of times"
-    " smaller than a Llama and live in a made-up world, so none of the numbers is the paper's; what "
-    "carries over are the methods, what they share, and how such tables have to be read. BSLoRA gives"
+    "The four published tables (MMLU without examples and with five), one of comparisons that they "
+    "lack, and one of how far apart rows can be, run again on the small models that ship with "
+    "bslora_kit. Names such as llama-3-8b or 1-7B stand for three of these that have the proportions of "
+    "Llama 3-8B, 1-7B and 1-13B and about two million parameters: thousands of times fewer than a "
+    "Llama, in a made-up world. So none of the numbers is the paper's; what carries over are the "
+    "methods, what they share, and how such tables have to be read. BSLoRA gives"
     " each projection three low-rank pairs: its own (local), one of its decoder layer (intra), one of"
     " the model (inter). SS, GT and KE fit the shared ones to a projection by slices, gates or "
     "Kronecker products; a triple such as 2,4,16 holds the three ranks. ShareLoRA and Tied-LoRA share"
     " over the layers, for each type of projection; TL6 has trained gains for each layer, which TL5 "
-    "has not."
+    "has not. BSLoRA with a local pair alone (4,0,0) shares nothing: it is LoRA 4 and has its numbers."
 )
 _HOW_TO_READ = (
     "Rows are compared item by item and seed by seed; intervals are 95 %, clustered by the fact that "
     "items ask for. Not distinguishable means that these runs cannot tell two rows apart, and not "
     "that the rows are equal: the smallest visible difference is the true one that 8 of 10 such "
     "comparisons would have shown. Holm's method keeps the chance of any false alarm among the "
-    "comparisons of a question, or of a table, below 5 %; an interval is of one comparison alone, so "
-    "it may leave out 0 where Holm's method does not call the pair distinguishable. A number in "
-    "brackets behind a row is its count of trained parameters."
+    "comparisons of a question, or of a table, below 5 % (the questions share no correction); an "
+    "interval is of one comparison alone, so "
+    "it may leave out 0 where Holm's method does not call the pair distinguishable. Each table takes "
+    "the noise of seeds from its own rows, so a pair that stands in two tables has two intervals. A "
+    "number in brackets behind a row is its count of trained parameters. At equal budget means: of the "
+    "other method's rows the one with the nearest count, at most 1.25 times apart; a row without such a "
+    "partner is left out."
 )
 
 
@@ -92,7 +103,7 @@ def to_html(
     links = "".join(
         f'<li><a href="#{_id_of(name)}">{html.escape(run.title)}</a></li>' for name, run in runs.items()
     )
-    parts = [f"<h1>{_TITLE}</h1>", *(f"<p>{html.escape(x)}</p>" for x in (_LEAD, _HOW_TO_READ))]
+    parts = [f"<h1>{_TITLE}</h1>", *(f"<p>{html.escape(x)}</p>" for x in (_LEAD, _HOW_TO_READ, _AGAIN))]
     parts += ["<h2>What the runs say</h2>", *_answers(runs)]
     if runs:
         parts += ["<h2>Which rows may have had the wrong learning rate</h2>", *_rates(runs)]
@@ -120,7 +131,7 @@ def _answers(runs: dict[str, Finished]) -> list[str]:
         if name not in runs:
             continue
         run = runs[name]
-        found = tables.contrasts(run.results, run.grid, asked(run.grid, run.table))
+        found = run.contrasts(asked(run.grid, run.table))
         parts.append(f"<h3>{html.escape(question)}</h3>")
         said = "".join(f"<li>{html.escape(line)}</li>" for line in tables.conclusions(found))
         parts.append(f"<ul>{said}</ul>")
@@ -130,18 +141,23 @@ def _answers(runs: dict[str, Finished]) -> list[str]:
 
 
 def _rates(runs: dict[str, Finished]) -> list[str]:
-    """Rows that lie below a smaller one of their method, which more parameters alone do not explain."""
+    """What tells of a wrong rate, grid by grid, and the search behind each row's."""
     words = (
-        "More parameters of one kind should not make a row worse. Where they do, every comparison with "
-        "such a row on either side is open, also where it is distinguishable."
+        "More parameters of one kind should not make a row worse, and training should not raise the "
+        "loss. Where they do, every comparison with such a row on either side is open, also where it is "
+        "distinguishable. Elsewhere a rate may still be wrong by less than this shows: it was searched "
+        "in steps of a factor of two, with one seed, on the validation split, and two rates whose "
+        "scores differ by less than seeds move them were as good."
     )
-    said = [
-        f"{run.title}: {line}"
-        for run in runs.values()
-        for line in falling_in_words(falling_rows(run.table, run.pairs))
-    ]
-    lines = "".join(f"<li>{html.escape(line)}</li>" for line in said)
-    return [f"<p>{words}</p>", f"<ul>{lines}</ul>"]
+    parts = [f"<p>{words}</p>"]
+    for run in runs.values():
+        said = "".join(f"<li>{html.escape(line)}</li>" for line in rate_doubts(run))
+        found = searches(run.results)
+        parts.append(f"<h3>{html.escape(run.title)}</h3><ul>{said}</ul>")
+        if len(found):
+            parts.append(f"<details><summary>The search of each rate ({len(found)} rows)</summary>")
+            parts += [plain_table(found), "</details>"]
+    return parts
 
 
 def _numbers(found: pandas.DataFrame) -> str:
@@ -153,7 +169,8 @@ def _numbers(found: pandas.DataFrame) -> str:
                 "difference, points": texts(found["difference"], "{:+.2f}"),
                 "95 % interval": intervals(found),
                 "p (Holm)": texts(found["p_holm"], "{:.2g}"),
-                "smallest visible": texts(found["smallest"], "{:.1f}"),
+                "smallest visible, asked alone": texts(found["smallest"], "{:.1f}"),
+                "at Holm's first step": texts(tables.smallest_of(found, len(found)), "{:.1f}"),
                 "seeds": found["seeds"],
             }
         )

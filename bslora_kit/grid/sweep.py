@@ -54,6 +54,11 @@ def sweep_grid(grid: Grid, common: Mapping[str, Any]) -> Grid:
         of = _swept(row)
         if of is None:
             others.setdefault(method, {}).setdefault(rank, (row, given["lr"]))
+        elif not isinstance(row["lr"], int | float):
+            raise ValueError(
+                f"--sweep: {of} varies its rate by {row['lr']!r}, which is no number; give the rates to "
+                "try"
+            )
         elif kept.setdefault((method, rank), of) != of:
             base, name, size = method
             raise ValueError(

@@ -76,7 +76,8 @@ def rate_of(given: Mapping[str, Any], profile: Profile) -> tuple[float, str]:
 def origin_of(run: Mapping[str, Any]) -> str:
     """Where the rate of a finished run comes from, as `rate_of` says it.
 
-    A run that does not say so itself has the profile's rate if that is the one it was trained with.
+    A run that does not say so itself has the profile's rate if that is the one it was trained with, and
+    is no part of a search for it.
 
     Args:
         run: of a result.json, trained.
@@ -84,10 +85,31 @@ def origin_of(run: Mapping[str, Any]) -> str:
     if run.get("lr_from"):
         return run["lr_from"]
     try:
-        rate, origin = rate_of({**run, "lr": None}, load_profile(run["profile"]))
+        profile = load_profile(run["profile"])
+        rate, origin = rate_of({**run, "lr": None}, profile)
     except ValueError:  # a profile of another machine
         return GIVEN
-    return origin if rate == run["lr"] else GIVEN
+    searched = run.get("split") is not None and run["split"] == profile.sweep.get("split")
+    return origin if rate == run["lr"] and not searched else GIVEN
+
+
+def search_of(run: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The entry of a sweep's outcome that the rate of a finished run comes from.
+
+    None where the rate was not tuned, or where the outcome is not there or has another rate by now.
+
+    Args:
+        run: of a result.json.
+    """
+    origin = run.get("lr_from") or ""
+    base, _, path = origin.removeprefix(f"{TUNED} on ").partition(", ")
+    if not origin.startswith(TUNED):
+        return None
+    try:
+        entry = _entry(path, base, run)
+    except ValueError:
+        return None
+    return entry if entry and entry["lr"] == run["lr"] else None
 
 
 def origins_of(runs: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -128,12 +150,12 @@ def rank_of(given: Mapping[str, Any]) -> int:
 
 
 def share_size_of(given: Mapping[str, Any]) -> int | None:
-    """Gate or Kronecker size of a job whose method uses one.
+    """Gate or Kronecker size of a job whose method uses one: a local pair alone does not.
 
     Args:
         given: a job's parameters, or `run` of a result.json.
     """
-    if given.get("method") != "bslora":
+    if given.get("method") != "bslora" or not any(given["ranks"][1:]):
         return None
     return given.get({"gate": "gate_size", "kron": "kron_size"}.get(given["fit"], ""))
 
@@ -201,7 +223,16 @@ def _method_key(given: Mapping[str, Any]) -> str:
 
 
 def _tuned(path: str, base: str, given: Mapping[str, Any]) -> tuple[float, str] | None:
-    """The rate that a sweep found for a base, a method, its rank and share size, and its name.
+    """The rate that a sweep found for an adapter, and its name; None where it has none."""
+    entry = _entry(path, base, given)
+    if entry is None:
+        return None
+    base, path = (Path(x).name if Path(x).is_absolute() else x for x in (base, path))
+    return float(entry["lr"]), f"{TUNED} on {base}, {path}"
+
+
+def _entry(path: str, base: str, given: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a sweep found for a base, a method, its rank and share size.
 
     None where the sweep has not tried the base and method. Where it has not tried the adapter's place,
     the rate of the method elsewhere counts; of two ranks or sizes as near, the smaller.
@@ -215,8 +246,7 @@ def _tuned(path: str, base: str, given: Mapping[str, Any]) -> tuple[float, str] 
     def distance(entry: Mapping[str, Any]) -> tuple[float, ...]:
         of_rank = abs(math.log(entry["rank"] / rank))
         tried = entry.get("share_size", size)
-        return (of_rank, entry["rank"], abs(math.log(tried / size)) if size else 0, tried or 0)
+        apart = abs(math.log(tried / size)) if size else 0.0
+        return (of_rank, entry["rank"], apart, "share_size" not in entry, tried or 0)
 
-    entry = min(entries, key=distance)
-    base, path = (Path(x).name if Path(x).is_absolute() else x for x in (base, path))
-    return float(entry["lr"]), f"{TUNED} on {base}, {path}"
+    return min(entries, key=distance)

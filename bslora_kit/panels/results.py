@@ -18,16 +18,16 @@ from typing import Any
 import ipywidgets as widgets
 import pandas
 import plotly.graph_objects as go
-import yaml
 
 from bslora_kit import published
 from bslora_kit.figures import scatter_with_front
 from bslora_kit.figures.fronts import pareto_front
+from bslora_kit.grid.file import read_grid
 from bslora_kit.panels.live_figure import LiveFigure
 from bslora_kit.panels.parts import WIDE_NAME, html_table, with_static
 from bslora_kit.paths import RUNS
 from bslora_kit.published.scores import mean_of_row
-from bslora_kit.tables import results
+from bslora_kit.tables import Finished, read_results
 
 ANY = "all methods"
 COSTS = ("parameters", "ratio", "lr", "seeds")  # columns of which less is better, or cheaper
@@ -75,11 +75,11 @@ def of_results(folder: Path | str, grid: Mapping[str, Any] | None = None) -> pan
         path = RUNS / "grids" / f"{folder.name}.yaml"
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing; pass the grid of {folder} as a mapping")
-        grid = yaml.safe_load(path.read_text(encoding="utf-8"))
-    runs = results.read_results(folder)
+        grid = {"rows": read_grid(path).rows}
+    runs = read_results(folder)
     if not runs:
         raise ValueError(f"{folder} holds no finished run; run its grid first")
-    return of_table(results.table(runs, grid))
+    return of_table(Finished.of(folder.name, grid, runs).table)
 
 
 def of_table(frame: pandas.DataFrame) -> pandas.DataFrame:

@@ -15,10 +15,12 @@ from bslora_kit.statistics.comparing import (
     score_over_seeds,
 )
 from bslora_kit.statistics.crossed import (
+    Errors,
     Influence,
     PairedDifference,
     SeedVariance,
     crossed_difference,
+    errors_of,
     influence_of,
     interval_of,
 )
@@ -33,6 +35,7 @@ from bslora_kit.statistics.tests_and_power import (
 )
 
 __all__ = [
+    "Errors",
     "Influence",
     "McNemar",
     "MeanInterval",
@@ -42,6 +45,7 @@ __all__ = [
     "SeedVariance",
     "crossed_difference",
     "equal_spread",
+    "errors_of",
     "holm",
     "influence_of",
     "interval_of",

@@ -44,7 +44,7 @@ def paired_difference(
         level: of the interval.
 
     Raises:
-        ValueError: for other lengths, values that are missing, or fewer than two clusters per task.
+        ValueError: for other lengths, values that are missing, or no more clusters than tasks.
     """
     a, b = numbers("correct_a", correct_a), numbers("correct_b", correct_b)
     if a.shape != b.shape:
@@ -59,11 +59,11 @@ def paired_over_seeds(
 
     Items and seeds are crossed random effects: the variance of the mean is that of the items (averaged
     over seeds) plus that of the seeds (averaged over items) less their interaction, with Satterthwaite's
-    degrees of freedom, no fewer than the seeds'. Few seeds estimate their part badly, so the interval is
-    never narrower than the t interval of the seeds' own differences. In simulations the 95 % interval
-    covers the truth in 94 to 96 of 100 tables with five seeds and in 94 to 98 with three, whichever
-    source dominates. One seed alone tells nothing of other seeds: the interval then holds for these two
-    runs.
+    degrees of freedom, no fewer than the seeds' or the items', whichever are fewer. Few seeds estimate
+    their part badly, so the interval is never narrower than the t interval of the seeds' own
+    differences. In simulations the 95 % interval covers the truth in 94 to 96 of 100 tables with five
+    seeds and in 94 to 98 with three, whichever source dominates. One seed alone tells nothing of other
+    seeds: the interval then holds for these two runs.
 
     Args:
         pairs: per seed (items of A, items of B) as in `Evaluation.items`: task, subject, doc_id,

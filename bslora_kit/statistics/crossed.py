@@ -68,6 +68,20 @@ class Influence(NamedTuple):
         return self._replace(means=self.means @ weights, summed=self.summed @ weights)
 
 
+class Errors(NamedTuple):
+    """Standard errors of a mean over seeds; `seeds` is NaN where there is one.
+
+    Attributes:
+        both: items and seeds together, what they do together counted once.
+        items: of the mean over these seeds, from the choice of items.
+        seeds: of the mean over so many seeds, on these items.
+    """
+
+    both: float
+    items: float
+    seeds: float
+
+
 class SeedVariance(NamedTuple):
     """How much a mean over seeds would vary with other seeds, from more runs than its own.
 
@@ -143,16 +157,10 @@ def interval_of(
             count where they vary more than that: a pair of unsteady rows is not made steady by others.
         level: of the interval.
     """
-    means, summed, correction, freedom = by_seed
-    seeds = len(means)
-    difference = float(means.mean())
-    of_items = correction * float((summed.mean(axis=1) ** 2).sum())
-    own = None
-    if seeds > 1:
-        spread = float(((summed - summed.mean(axis=1, keepdims=True)) ** 2).sum())
-        interaction = correction * spread / (seeds - 1) / seeds
-        known = float(seeds - 1) if pooled is None else pooled.freedom
-        own = SeedVariance(float(means.var(ddof=1)) / seeds, interaction, known)
+    difference, freedom = float(by_seed.means.mean()), by_seed.freedom
+    of_items, own = _own_variances(by_seed)
+    if own and pooled:
+        own = own._replace(freedom=pooled.freedom)
     sources = [source for source in (pooled, own) if source is not None]
 
     candidates = [_sum_of_effects(of_items, source, freedom) for source in sources]
@@ -171,9 +179,34 @@ def interval_of(
     return PairedDifference(difference, error, difference - half, difference + half, p_value, *apart)
 
 
+def errors_of(by_seed: Influence) -> Errors:
+    """Standard errors of a mean over seeds, from its own runs.
+
+    Args:
+        by_seed: of what is averaged, one column a seed.
+    """
+    of_items, own = _own_variances(by_seed)
+    if own is None:
+        return Errors(math.sqrt(of_items), math.sqrt(of_items), math.nan)
+    both, _ = _sum_of_effects(of_items, own, by_seed.freedom)
+    return Errors(math.sqrt(both), math.sqrt(of_items), math.sqrt(own.variance))
+
+
+def _own_variances(by_seed: Influence) -> tuple[float, SeedVariance | None]:
+    """Variance of the mean over seeds from items, and from seeds; None for one seed."""
+    means, summed, correction, _ = by_seed
+    seeds = len(means)
+    of_items = correction * float((summed.mean(axis=1) ** 2).sum())
+    if seeds == 1:
+        return of_items, None
+    spread = float(((summed - summed.mean(axis=1, keepdims=True)) ** 2).sum())
+    interaction = correction * spread / (seeds - 1) / seeds
+    return of_items, SeedVariance(float(means.var(ddof=1)) / seeds, interaction, float(seeds - 1))
+
+
 def _sum_of_effects(items: float, seeds: SeedVariance, free_items: int) -> tuple[float, float]:
     """Variance of a mean over crossed items and seeds, and Satterthwaite's degrees of freedom."""
     variance = max(0.0, items + seeds.variance - seeds.interaction)
     squares = items**2 / free_items + seeds.variance**2 / seeds.freedom
     squares += seeds.interaction**2 / (free_items * seeds.freedom)
-    return variance, max(variance**2 / squares if squares else 0.0, seeds.freedom)
+    return variance, max(variance**2 / squares if squares else 0.0, min(seeds.freedom, free_items))

@@ -32,6 +32,7 @@ import scipy.stats
 
 from bslora_kit.statistics.crossed import Influence, SeedVariance
 
+_ROUNDING = 1e-12  # span of scores, as fractions, that are the same
 OUTLIER = 0.01  # chance that a table whose rows vary alike has any row called unsteady
 
 
@@ -129,7 +130,11 @@ def unsteady_rows(scores: Mapping[Hashable, Sequence[float]]) -> list[Hashable]:
     Args:
         scores: of each row, by seed; rows with one seed are passed over.
     """
-    squares = {row: (len(of) - 1) * numpy.var(of, ddof=1) for row, of in scores.items() if len(of) > 1}
+    squares = {
+        row: 0.0 if numpy.ptp(of) < _ROUNDING else (len(of) - 1) * numpy.var(of, ddof=1)
+        for row, of in scores.items()
+        if len(of) > 1
+    }
     freedom = {row: len(scores[row]) - 1 for row in squares}
     found = []
     while len(squares) > 1:

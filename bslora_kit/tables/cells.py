@@ -14,50 +14,83 @@ from typing import Any
 import pandas
 
 from bslora_kit.published import TASKS
+from bslora_kit.tables.answers import ALL
 from bslora_kit.tables.forms import texts
 from bslora_kit.tables.long_forms import LongTable
 from bslora_kit.tables.results import (
     Score,
     base_of,
+    names_of,
     over_seeds,
-    row_label,
     runs_by_row,
     score_of,
     score_on,
 )
 
-ALL = "all eight"  # in place of a task
 _NOTE = (
-    "Scores in percent, mean over seeds. ± of items: standard error that the choice of items leaves a "
-    "run; ± of seeds: that of the mean over so many seeds, empty where there is one; ±: both together."
+    "Scores in percent, mean over seeds. ± of items: standard error that the choice of items "
+    "leaves{items}; ± of seeds: that of the mean over so many seeds, empty where there is one; ±: both "
+    "together{both}."
 )
+_CLUSTERED = {
+    "items": ", where items that ask for one fact stand or fall together",
+    "both": ", what they do together counted once",
+}
+_BINOMIAL = {
+    "items": " a run, as if each were independent of all others, which it is not",
+    "both": "",
+}
 _COUNTS = ["seeds", "items"]
 
 
-def cells(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pandas.DataFrame:
+def cells(
+    results: Sequence[Mapping[str, Any]],
+    grid: Mapping[str, Any],
+    scores: Mapping[tuple[str, str], Score] | None = None,
+) -> pandas.DataFrame:
     """One row for each row of the grid that has run and each task, the eight together last.
 
     Args:
         results: from `results.read_results`, of one table.
         grid: the grid file.
+        scores: from `answers.scores_by_row`; without them errors take items as independent.
 
     Returns:
         Columns row, base, method (with ranks), task (or "all eight"), those of `results.Score`, seeds,
         and items: how many a run answered.
     """
-    runs = runs_by_row(results, grid)
-    found = [cell for row in grid["rows"] for cell in _cells_of(row, runs[row["row"]])]
+    runs, names = runs_by_row(results, grid), names_of(grid["rows"])
+    found = [
+        cell | {"base": base_of(row), "method": names[row["row"]]}
+        for row in grid["rows"]
+        for cell in _cells_of(row["row"], runs[row["row"]], scores or {})
+    ]
     columns = ["row", "base", "method", "task", *Score._fields, *_COUNTS]
     return pandas.DataFrame(found, columns=columns).astype(dict.fromkeys(_COUNTS, "Int64"))
 
 
-def cells_printed(cells: pandas.DataFrame) -> LongTable:
+def with_errors(table: pandas.DataFrame, scores: Mapping[tuple[str, str], Score]) -> pandas.DataFrame:
+    """A table whose errors of the mean are clustered by fact.
+
+    Args:
+        table: from `results.table`.
+        scores: from `answers.scores_by_row`.
+    """
+    known = {row: scores[row, ALL] for row in table["row"] if (row, ALL) in scores}
+    errors = pandas.DataFrame.from_dict(known, orient="index", columns=Score._fields)
+    errors = errors.reindex(table["row"])[list(Score._fields[1:])]
+    return table.assign(**{name: errors[name].to_numpy() for name in errors})
+
+
+def cells_printed(cells: pandas.DataFrame, clustered: bool) -> LongTable:
     """The columns that people read, as text, and what a reader must know of them.
 
     Args:
         cells: from `cells`.
+        clustered: whether its errors are.
     """
     several = cells["base"].nunique() > 1
+    note = _NOTE.format(**(_CLUSTERED if clustered else _BINOMIAL))
     view = pandas.DataFrame(
         {
             "row": cells["method"],
@@ -71,24 +104,22 @@ def cells_printed(cells: pandas.DataFrame) -> LongTable:
             "items": texts(cells["items"], "{:,}"),
         }
     )
-    return LongTable("every score with its errors", [_NOTE], view, left=3 if several else 2)
+    return LongTable("every score with its errors", [note], view, left=3 if several else 2)
 
 
-def _cells_of(row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The cells of one row; tasks that only some of its runs have answered are left out."""
-    tasks = [task for task in (runs[0]["eval"]["tasks"] if runs else ()) if _all_have(task, runs)]
-    scores = {task: over_seeds([score_on(task, x["eval"]) for x in runs]) for task in tasks}
-    items = {task: runs[0]["eval"]["tasks"][task]["n"] for task in tasks}
+def _cells_of(
+    row: str, runs: Sequence[Mapping[str, Any]], scores: Mapping[tuple[str, str], Score]
+) -> list[dict[str, Any]]:
+    """The cells of one row."""
+    tasks = runs[0]["eval"]["tasks"] if runs else {}
+    found = {task: over_seeds([score_on(task, x["eval"]) for x in runs]) for task in tasks}
+    items = {task: scored["n"] for task, scored in tasks.items()}
     together = over_seeds([score_of(x["eval"]) for x in runs])
     if len(tasks) > 1 and not math.isnan(together.mean):
-        scores[ALL] = together
+        found[ALL] = together
         items[ALL] = sum(n for task, n in items.items() if task.removeprefix("mini_") in TASKS)
-    named = {"row": row["row"], "base": base_of(row), "method": row_label(row), "seeds": len(runs)}
     return [
-        {**named, "task": task, **score._asdict(), "items": items[task]}
-        for task, score in scores.items()
+        {"row": row, "task": task, **scores.get((row, task), score)._asdict()}
+        | {"seeds": len(runs), "items": items[task]}
+        for task, score in found.items()
     ]
-
-
-def _all_have(task: str, runs: Sequence[Mapping[str, Any]]) -> bool:
-    return all(task in x["eval"]["tasks"] for x in runs)

@@ -29,6 +29,7 @@ from bslora_kit.statistics import (
 )
 from bslora_kit.tables.answers import ANY, Answers, answers_of
 
+HOLM_FIRST = " at Holm's first step"  # where the strictest of several comparisons has to pass
 SIGNIFICANT = 0.05  # largest chance of any false "distinguishable" among contrasts asked together
 POWER = 0.8  # chance of seeing a difference of the size in column smallest
 ONE_SEED = (
@@ -80,13 +81,12 @@ def contrasts(
     Raises:
         ValueError: if runs did not answer the same items, or hold too few for an interval.
     """
-    return contrasts_of(answers_of(results, grid), asked)
+    answers = answers_of(results, grid)
+    return _frame([]) if answers is None else contrasts_of(answers.counted(), asked)
 
 
-def contrasts_of(answers: Answers | None, asked: Sequence[Contrast]) -> pandas.DataFrame:
-    """`contrasts` of answers that were read before."""
-    if answers is None:
-        return _frame([])
+def contrasts_of(answers: Answers, asked: Sequence[Contrast]) -> pandas.DataFrame:
+    """`contrasts` of answers that were read before, those that count."""
     names = list(answers.runs.columns)
     runs = influence_of(answers.runs.to_numpy(), answers.items["fact"], answers.items["task"])
     noise = _noise(answers, runs)
@@ -140,6 +140,7 @@ def verdicts(found: pandas.DataFrame) -> list[str]:
         found: from `contrasts`.
     """
     said = [] if len(found) else ["Nothing to compare: the two sides have no finished seed in common."]
+    visible = smallest_of(found, len(found))
     for row in found.itertuples():
         numbers = f"{row.difference:+.1f} points, 95 % interval {row.low:+.1f} to {row.high:+.1f}"
         if row.distinguishable:
@@ -148,7 +149,8 @@ def verdicts(found: pandas.DataFrame) -> list[str]:
         else:
             said.append(
                 f"{row.a} and {row.b} are not distinguishable: {numbers}; a true difference of "
-                f"{row.smallest:.1f} points would have shown in 8 of 10 such comparisons."
+                f"{size_of(visible[row.Index])} points would have shown in 8 of 10 such comparisons"
+                f"{HOLM_FIRST if len(found) > 1 else ''}."
             )
         if math.isnan(row.stderr_seeds):
             said[-1] += f" {ONE_SEED}"
@@ -170,7 +172,8 @@ def summary(found: pandas.DataFrame) -> str:
     said += f": {'; '.join(told)}." if told else "."
     said = (
         f"{said} {level} {'is' if level == 1 else 'are'} not distinguishable; a true difference of "
-        f"{span_of(found['smallest'])} points would have shown in 8 of 10 such comparisons."
+        f"{span_of(smallest_of(found, len(found)))} points would have shown in 8 of 10 such comparisons"
+        f"{HOLM_FIRST}, of {span_of(found['smallest'])} if it had been the only one."
     )
     return f"{said} {ONE_SEED}" if found["stderr_seeds"].isna().any() else said
 
@@ -181,8 +184,13 @@ def span_of(values: pandas.Series) -> str:
     0 is left out where there are others: two adapters that answer everything alike have no noise.
     """
     values = values[values > 0] if (values > 0).any() else values
-    ends = dict.fromkeys(f"{value:.1f}" for value in (values.min(), values.max()))
+    ends = dict.fromkeys(size_of(value) for value in (values.min(), values.max()))
     return " to ".join(ends)
+
+
+def size_of(points: float) -> str:
+    """The size of a difference as text; no score differs from another by more than 100."""
+    return f"{points:.1f}" if points <= 100 else "over 100"
 
 
 def smallest_of(found: pandas.DataFrame, comparisons: int = 1) -> pandas.Series:

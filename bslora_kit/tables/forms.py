@@ -35,8 +35,18 @@ def to_markdown(frame: pandas.DataFrame, lines: Sequence[str] = ()) -> str:
     view = view_of(frame, short=False)
     view.columns = [name if group == RUN else f"published {name}" for group, name in view.columns]
     align = ["left" if column in TEXTS else "right" for column in view]
-    body = view.to_markdown(index=False, colalign=align, disable_numparse=True)
-    return "\n".join([*(f"- {line}" for line in lines), "", body]) + "\n"
+    return "\n".join([*(f"- {line}" for line in lines), "", markdown_of(view, align)]) + "\n"
+
+
+def markdown_of(view: pandas.DataFrame, align: Sequence[str]) -> str:
+    """A table of texts in GitHub's Markdown, what would end a cell escaped.
+
+    Args:
+        view: its columns as text.
+        align: left or right, of each column.
+    """
+    escaped = view.map(lambda text: text.replace("|", r"\|"))
+    return escaped.to_markdown(index=False, colalign=align, disable_numparse=True)
 
 
 def to_csv(frame: pandas.DataFrame) -> str:

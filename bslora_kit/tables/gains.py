@@ -10,8 +10,9 @@ from typing import Any
 
 import pandas
 
-from bslora_kit.tables.contrasts import Contrast, contrasts
-from bslora_kit.tables.results import base_of, row_label, untrained_rows
+from bslora_kit.tables.answers import Answers, answers_of
+from bslora_kit.tables.contrasts import Contrast, contrasts, contrasts_of
+from bslora_kit.tables.results import base_of, names_of, untrained_rows
 
 
 def differences(
@@ -36,13 +37,22 @@ def differences(
     done = {result["run"]["row"] for result in results}
     if against is not None and against not in done:
         raise ValueError(f"row {against!r} has no result to compare with; there are {sorted(done)}")
+    answers = answers_of(results, grid)
+    return gains_of(answers.counted() if answers else None, grid, against)
+
+
+def gains_of(
+    answers: Answers | None, grid: Mapping[str, Any], against: str | None = None
+) -> pandas.DataFrame:
+    """`differences` of answers that were read before, those that count; None where there are none."""
     bases = untrained_rows(grid)
     asked = []
     for row in grid["rows"]:
         other = bases.get(base_of(row)) if against is None else against
         if other is not None and row["row"] != other:
             asked.append(Contrast(row["row"], other, (row["row"],), (other,)))
-    found = contrasts(results, grid, asked).rename(columns={"a": "row", "b": "against"})
-    methods = {row["row"]: row_label(row) for row in grid["rows"]}
+    found = contrasts_of(answers, asked) if answers else contrasts([], grid, [])
+    found = found.rename(columns={"a": "row", "b": "against"})
+    methods = names_of(grid["rows"])
     columns = ["row", "method", "against", "difference", "low", "high", "p_value", "seeds"]
     return found.assign(method=found["row"].map(methods))[columns]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pandas
 
-from bslora_kit.tables.forms import latex_text
+from bslora_kit.tables.forms import latex_text, markdown_of
 
 _SHADE = [{"selector": "", "props": "background: #eef2f4; border-color: #aebcc4"}]
 
@@ -42,7 +42,7 @@ def long_to_markdown(title: str, table: LongTable) -> str:
         names = [name if group == first else f"{table.second}: {name}" for group, name in view.columns]
         view.columns = names
     align = ["left" if number < table.left else "right" for number in range(view.shape[1])]
-    body = view.to_markdown(index=False, colalign=align, disable_numparse=True)
+    body = markdown_of(view, align)
     notes = [f"- {note}" for note in table.notes]
     return "\n".join([f"# {title}: {table.heading}", "", *notes, "", body]) + "\n"
 

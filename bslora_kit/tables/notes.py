@@ -13,14 +13,23 @@ import pandas
 from bslora_kit.branches import GATE_SIZE, KRON_SIZE
 from bslora_kit.jobs.parameters import UNTRAINED
 from bslora_kit.jobs.rates import share_size_of
+from bslora_kit.published import TASKS
 from bslora_kit.published.scores import MODEL
 from bslora_kit.statistics import equal_spread, unsteady_rows
-from bslora_kit.tables.rates_used import rates_in_words
+from bslora_kit.tables.rates_used import rates_in_words, risen_in_words
 from bslora_kit.tables.results import score_of, short_name
 
 
-def about(results: Sequence[Mapping[str, Any]], frame: pandas.DataFrame) -> list[str]:
-    """What a reader must know of a table: profile, base, seeds, items, machines, what is missing."""
+def about(
+    results: Sequence[Mapping[str, Any]], frame: pandas.DataFrame, clustered: bool = False
+) -> list[str]:
+    """What a reader must know of a table: profile, base, seeds, items, machines, what is missing.
+
+    Args:
+        results: from `results.read_results`.
+        frame: from `results.table`.
+        clustered: whether its errors are (`cells.with_errors`).
+    """
     lines = []
     order = list(frame["row"])
     used = [result for result in results if result["run"]["row"] in order]
@@ -37,10 +46,12 @@ def about(results: Sequence[Mapping[str, Any]], frame: pandas.DataFrame) -> list
             f"{'seeds' if len(seeds) > 1 else 'seed'} {', '.join(map(str, seeds))}"
             + (f", {trained[0]} steps a run." if trained else ".")
         )
-        chance = "(items and seeds)" if len(seeds) > 1 else "(items; one seed says nothing of others)"
+        chance = "items, a fact counting once" if clustered else "items, as if they were independent"
+        chance += ", and seeds" if len(seeds) > 1 else "; one seed says nothing of others"
         has_mean = any(score_of(result["eval"])[0] is not None for result in used)
         of = "plain mean of the eight tasks" if len(scored["tasks"]) > 1 else "MMLU, the only task"
-        mean = f"; mean = {of}, ± its standard error {chance}" * has_mean
+        of += ", MMLU left out" if len(scored["tasks"]) == len(TASKS) + 1 else ""
+        mean = f"; mean = {of}, ± its standard error ({chance})" * has_mean
         lines.append(
             f"Scores in percent on {items:,} items of the {scored['split']} split{limit}, "
             f"{scored['shots']}-shot{mean}."
@@ -53,7 +64,7 @@ def about(results: Sequence[Mapping[str, Any]], frame: pandas.DataFrame) -> list
     sizes = _share_sizes(used)
     if sizes:
         lines.append(f"Share sizes: {sizes}.")
-    lines += rates_in_words(used)
+    lines += rates_in_words(used) + risen_in_words(used)
     if frame[["published_parameters", "published_score"]].notna().any(axis=None):
         lines.append(
             "Published columns: as printed by BSLoRA's authors for "
@@ -101,15 +112,16 @@ def _noise_of_seeds(results: Sequence[Mapping[str, Any]]) -> list[str]:
     if len(several) == 1:
         return [f"{said}, one row).", *apart]
     lines = [
-        f"{said}, {len(several)} rows together; {least} {spreads[least]:.2f}, {most} "
+        f"{said}, {len(several)} rows together; least {least} {spreads[least]:.2f}, most {most} "
         f"{spreads[most]:.2f}). Comparisons take one noise of seeds for all rows, or a pair's own where "
         "that is larger.",
         *apart,
     ]
+    whose = "The other rows" if unsteady else "The rows"
     p_value = equal_spread(list(several.values()))
     if p_value < 0.05:
         lines.append(
-            f"The rows do not vary alike over seeds (Bartlett's test, p = {p_value:.2g}): intervals of "
+            f"{whose} do not vary alike over seeds (Bartlett's test, p = {p_value:.2g}): intervals of "
             f"steady rows are wider than need be, those of {most} may be too narrow."
         )
     elif math.isnan(p_value):
@@ -118,8 +130,9 @@ def _noise_of_seeds(results: Sequence[Mapping[str, Any]]) -> list[str]:
         )
     else:
         lines.append(
-            f"Nothing says that rows vary unequally over seeds (Bartlett's test, p = {p_value:.2g}), "
-            f"which {max(map(len, several.values()))} seeds a row would show only for clear differences."
+            f"Nothing says that {whose.lower()} vary unequally over seeds (Bartlett's test, p = "
+            f"{p_value:.2g}), which {max(map(len, several.values()))} seeds a row would show only for "
+            "clear differences."
         )
     return lines
 

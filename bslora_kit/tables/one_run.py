@@ -22,7 +22,8 @@ def mean_in_words(result: Mapping[str, Any]) -> str:
         return "no mean: it takes all eight tasks"
     if error is None:
         return f"mean of the eight tasks: {mean:.1%} (a standard error takes two items a task)"
-    return f"mean of the eight tasks: {mean:.1%} ± {error:.1%} (standard error)"
+    words = "binomial standard error, as if items were independent"
+    return f"mean of the eight tasks: {mean:.1%} ± {error:.1%} ({words})"
 
 
 def kinds_of(result: Mapping[str, Any]) -> pandas.DataFrame:

@@ -27,8 +27,9 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 100rem; padding: 0 1rem;
   color: #111; background: #fff; }
 div.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; margin: 1rem 0; }
-th, td { border-bottom: 1px solid #ccc; padding: .2rem .45rem; text-align: right; white-space: nowrap; }
+table { border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums; margin: 1rem 0; }
+th, td { border-bottom: 1px solid #ccc; padding: .2rem .3rem; text-align: right; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; }
 th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left; }
 """
 
@@ -85,7 +86,8 @@ def section(run: Finished, name: str, level: int = 1) -> str:
     front = score_against_parameters(run.table, base_score(run.table))
     parts += [drawn(front, f"{name}-front"), _main_table(run.table, name)]
     summary = f"Every score with its errors of items and of seeds ({len(run.cells)})"
-    parts.append(long_to_html(f"{name}-cells", summary, cells_printed(run.cells)))
+    scores = cells_printed(run.cells, run.answers is not None)
+    parts.append(long_to_html(f"{name}-cells", summary, scores))
     below = f"h{level + 1}"
     if run.seeds["mean"].notna().any():
         parts.append(f"<{below}>Every run</{below}>")
@@ -95,7 +97,7 @@ def section(run: Finished, name: str, level: int = 1) -> str:
         parts += [f"<{below}>{words}</{below}>", *_one_seed(run.pairs)]
         told = _told(run.gains, run.pairs)
         parts.append(drawn(forest_plot(run.gains, "the base", told), f"{name}-gains"))
-        parts.append(plain_table(_gains_view(run.gains)))
+        parts.append(plain_table(_gains_view(run.gains, told)))
     if run.pairs is not None and len(run.pairs):
         parts += _pair_sections(run.table, run.pairs, name, below)
     return "\n".join(parts)
@@ -119,7 +121,7 @@ def write_tables(folder: Path | str, run: Finished) -> list[Path]:
         "table.tex": to_latex(run.title, run.table, run.lines),
         "table.html": to_html(run),
     }
-    long = {"cells": (cells_printed(run.cells), run.cells)}
+    long = {"cells": (cells_printed(run.cells, run.answers is not None), run.cells)}
     if run.pairs is not None and len(run.pairs):
         long["pairs"] = (pairs_printed(run.pairs), run.pairs)
     for name, (printed, frame) in long.items():
@@ -184,14 +186,17 @@ def plain_table(view: pandas.DataFrame) -> str:
     return f'<div class="wide">{view.to_html(index=False, border=0)}</div>'
 
 
-def _gains_view(gains: pandas.DataFrame) -> pandas.DataFrame:
+def _gains_view(gains: pandas.DataFrame, told: pandas.Series) -> pandas.DataFrame:
     return pandas.DataFrame(
         {
             "row": gains["row"],
             "method": gains["method"],
             "difference": texts(gains["difference"], "{:+.2f}"),
             "95 % interval": intervals(gains),
-            "p": texts(gains["p_value"], "{:.2g}"),
+            "p, of this gain alone": texts(gains["p_value"], "{:.2g}"),
+            "verdict, Holm over all pairs": [
+                "distinguishable" if one else "not distinguishable" for one in told
+            ],
             "seeds": gains["seeds"],
         }
     )

@@ -14,16 +14,18 @@ from typing import Any
 
 import pandas
 
-from bslora_kit.tables.answers import answers_of
+from bslora_kit.tables.answers import Answers, answers_of
 from bslora_kit.tables.contrasts import (
     ONE_SEED,
     SIGNIFICANT,
     Contrast,
+    contrasts,
     contrasts_of,
+    size_of,
     smallest_of,
 )
 from bslora_kit.tables.discordant import discordant
-from bslora_kit.tables.results import base_of, row_label, score_of
+from bslora_kit.tables.results import base_of, names_of, score_of, unlike
 
 
 def comparisons(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pandas.DataFrame:
@@ -35,23 +37,28 @@ def comparisons(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -
 
     Returns:
         One row a pair, in the grid's order, with the columns of `contrasts`: a, b are names of rows,
-        method_a, method_b what they ran, and p_holm is adjusted over all pairs; and with McNemar's test
-        of `discordant.discordant`. Pairs without a common seed, or on different base models, are left
-        out.
+        method_a, method_b what they ran (`results.names_of`), and p_holm is adjusted over all pairs; and
+        with McNemar's test of `discordant.discordant`. Pairs without a common seed, or on different
+        base models, are left out.
 
     Raises:
         ValueError: if runs did not answer the same items, or hold too few for an interval.
     """
-    methods = {row["row"]: row_label(row) for row in grid["rows"]}
+    answers = answers_of(results, grid)
+    return comparisons_of(answers.counted() if answers else None, grid)
+
+
+def comparisons_of(answers: Answers | None, grid: Mapping[str, Any]) -> pandas.DataFrame:
+    """`comparisons` of answers that were read before, those that count; None where there are none."""
+    names = names_of(grid["rows"])
     bases = {row["row"]: base_of(row) for row in grid["rows"]}
     asked = [
         Contrast(one, other, (one,), (other,))
-        for one, other in combinations(methods, 2)
+        for one, other in combinations(names, 2)
         if bases[one] == bases[other]
     ]
-    answers = answers_of(results, grid)
-    found = contrasts_of(answers, asked)
-    found = found.assign(method_a=found["a"].map(methods), method_b=found["b"].map(methods))
+    found = contrasts_of(answers, asked) if answers else contrasts([], grid, [])
+    found = found.assign(method_a=found["a"].map(names), method_b=found["b"].map(names))
     return found.join(discordant(answers, list(zip(found["a"], found["b"], strict=True))))
 
 
@@ -69,8 +76,9 @@ def rank_sets(table: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.DataFr
         pairs: from `comparisons`.
 
     Returns:
-        Columns row, first, last (places, 1 is best), places ("1" or "1-4"), and level_with: the rows
-        that it cannot be told from, as text, the best first.
+        Columns row, first, last (places, 1 is best), places ("1" or "1-4"), level_with: the rows that it
+        was compared with and cannot be told from, and apart: those that it was not compared with, for
+        want of a common seed; both as tuples, the best first.
     """
     blocks = [_sets_of(block, pairs) for _, block in table.groupby("base", sort=False)]
     return pandas.concat(blocks, ignore_index=True)
@@ -81,6 +89,7 @@ def _sets_of(table: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.DataFra
     means = table.dropna(subset=["mean"]).set_index("row")["mean"].sort_values(ascending=False)
     better = {row: set() for row in means.index}  # row -> rows distinguishably better
     worse = {row: set() for row in means.index}
+    compared = {frozenset(pair) for pair in zip(pairs["a"], pairs["b"], strict=True)}
     for pair in pairs[pairs["distinguishable"]].itertuples():
         up, down = (pair.a, pair.b) if pair.difference > 0 else (pair.b, pair.a)
         if up in worse and down in better:
@@ -89,24 +98,28 @@ def _sets_of(table: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.DataFra
     rows = []
     for row in (name for name in table["row"] if name in means.index):
         first, last = 1 + len(better[row]), len(means) - len(worse[row])
-        level = [x for x in means.index if x != row and x not in better[row] | worse[row]]
+        others = [x for x in means.index if x != row and x not in better[row] | worse[row]]
+        level = tuple(x for x in others if frozenset((row, x)) in compared)
+        apart = tuple(x for x in others if x not in level)
         places = str(first) if first == last else f"{first}-{last}"
-        rows.append(
-            {"row": row, "first": first, "last": last, "places": places, "level_with": ", ".join(level)}
-        )
-    return pandas.DataFrame(rows, columns=["row", "first", "last", "places", "level_with"])
+        rows.append((row, first, last, places, level, apart))
+    return pandas.DataFrame(rows, columns=["row", "first", "last", "places", "level_with", "apart"])
 
 
 def with_places(table: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.DataFrame:
-    """A table with the columns places and against_best: "best", "not distinguishable" or "below"."""
+    """A table with the columns places and against_best.
+
+    The latter is "best", "not distinguishable", "below", or "not compared" for want of a common seed.
+    """
     sets = rank_sets(table, pairs).set_index("row")
     if not len(pairs) or not len(sets):
         return table.assign(places=None, against_best=None)
     words = {}
     for best in leaders(table):
-        level = set(sets.loc[best["row"], "level_with"].split(", "))
         block = table.loc[(table["base"] == best["base"]) & table["row"].isin(sets.index), "row"]
-        words |= {row: "not distinguishable" if row in level else "below" for row in block}
+        words |= dict.fromkeys(block, "below")
+        words |= dict.fromkeys(sets.loc[best["row"], "level_with"], "not distinguishable")
+        words |= dict.fromkeys(sets.loc[best["row"], "apart"], "not compared")
         words[best["row"]] = "best"
     return table.assign(places=table["row"].map(sets["places"]), against_best=table["row"].map(words))
 
@@ -151,7 +164,7 @@ def in_words(table: pandas.DataFrame, pairs: pandas.DataFrame) -> list[str]:
         + (f"; {level} {'is' if level == 1 else 'are'} not distinguishable." if level else "."),
         "Smallest true difference that a pair shows in 8 of 10 such comparisons: "
         f"{alone.median():.1f} points asked alone, {among.median():.1f} at Holm's first step (medians "
-        f"over the pairs; at most {alone.max():.1f} and {among.max():.1f}).",
+        f"over the pairs; the largest {size_of(alone.max())} and {size_of(among.max())}).",
     ]
     if pairs["stderr_seeds"].isna().any():
         said.append(ONE_SEED)
@@ -161,14 +174,15 @@ def in_words(table: pandas.DataFrame, pairs: pandas.DataFrame) -> list[str]:
         f"{counted} of {len(pairs)} pairs differ, Holm over the table."
     )
     sets = rank_sets(table, pairs).set_index("row")
-    names = {row["row"]: name_of(row) for row in table.to_dict("records")}
-    if len(set(names.values())) < len(names):  # rows that differ in something else than their ranks
-        names = {row: row for row in names}
+    names = unlike({row["row"]: name_of(row) for row in table.to_dict("records")})
     for best in leaders(table):
-        level_with = [names[row] for row in sets.loc[best["row"], "level_with"].split(", ") if row]
+        level_with, apart = (
+            [names[row] for row in sets.loc[best["row"], column]] for column in ("level_with", "apart")
+        )
         said.append(
             f"Highest mean{' on ' if best['base'] else ''}{best['base']}: {name_of(best)}. "
             f"Not distinguishable from it: {'; '.join(level_with) or 'no row'}."
+            + (f" Not compared with it, for want of a common seed: {'; '.join(apart)}." if apart else "")
         )
     return said
 
@@ -185,8 +199,8 @@ def name_of(row: Mapping[str, Any]) -> str:
 
 
 def seed_scores(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pandas.DataFrame:
-    """One row a run: row, method, seed, mean (percent, NaN where there is no `results.score_of`)."""
-    order = {row["row"]: row_label(row) for row in grid["rows"]}
+    """One row a run: row, method (`results.names_of`), seed, mean (percent; NaN where there is none)."""
+    order = names_of(grid["rows"])
     runs = sorted(
         (x for x in results if x["run"]["row"] in order),
         key=lambda x: (list(order).index(x["run"]["row"]), x["run"]["seed"]),

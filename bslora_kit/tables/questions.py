@@ -3,7 +3,8 @@
     at_equal_budget    each sharing row against LoRA, or each BSLoRA row against ShareLoRA
     of_scopes          BSLoRA's local, intra and inter pair alone, at equal budgets
     of_shared_factor   ShareLoRA's two variants, at equal budgets
-    between_places     attention, MLP and both, over the fits
+    of_places          attention, MLP and both against the untouched base, over the fits
+    between_places     the three against each other
     of_variants        TL5 against TL6 on each base
     noise_in_words     whether seeds or items are the larger source of noise
     led_by_seed        what a table of one seed would have said
@@ -22,17 +23,20 @@ from typing import Any
 
 import pandas
 
+from bslora_kit.branches import GATE_SIZE, KRON_SIZE
 from bslora_kit.jobs.parameters import UNTRAINED
 from bslora_kit.jobs.profiles import load_profile
+from bslora_kit.jobs.rates import share_size_of
 from bslora_kit.published import ITEMS, TASKS
 from bslora_kit.shapes import llama_3_8b
 from bslora_kit.tables.contrasts import Contrast
-from bslora_kit.tables.results import base_of, row_label
+from bslora_kit.tables.results import base_of, row_label, untrained_rows
 
 EQUAL = 1.25  # largest ratio of two parameter counts that pass as one budget
 _SCOPES = ("local", "intra", "inter")
 _PLACES = ("Attention", "MLP", "Both")
 _NONE = "none yet"
+_LARGER = 1.1  # ratio of two standard errors from which one is called larger
 
 
 def at_equal_budget(
@@ -108,12 +112,34 @@ def _scope(row: Mapping[str, Any]) -> str | None:
     return scopes[0] if len(scopes) == 1 else None
 
 
+def of_places(grid: Mapping[str, Any], table: pandas.DataFrame) -> list[Contrast]:
+    """Attention, MLP and both against the untouched base, each as the mean of its rows that have run.
+
+    Which rows these are, see `between_places`.
+    """
+    base = untrained_rows(grid).get("")
+    if base is None:
+        return []
+    places = _places(grid, table).values()
+    return [Contrast(name, "the untouched base", rows, (base,)) for name, rows in places]
+
+
 def between_places(grid: Mapping[str, Any], table: pandas.DataFrame) -> list[Contrast]:
     """Attention, MLP and both against each other, each as the mean of its rows that have run.
 
     A row's place is the first word of its label ("MLP, BSLoRA (SS)"). Only fits that have run in all
     three places count, so that the same methods stand on both sides.
     """
+    places = _places(grid, table)
+    return [
+        Contrast(places[one][0], places[other][0], places[one][1], places[other][1])
+        for one, other in (("MLP", "Attention"), ("Both", "Attention"), ("Both", "MLP"))
+        if places
+    ]
+
+
+def _places(grid: Mapping[str, Any], table: pandas.DataFrame) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Place -> its name with what its rows train on average, and the rows of the fits that all have."""
     done = set(table.loc[table["seeds"] > 0, "row"])
     by_place: dict[str, dict[str, str]] = {place: {} for place in _PLACES}
     for row in grid["rows"]:
@@ -121,13 +147,14 @@ def between_places(grid: Mapping[str, Any], table: pandas.DataFrame) -> list[Con
         if place in by_place and row["row"] in done:
             by_place[place][method] = row["row"]
     fits = [fit for fit in by_place["Both"] if all(fit in rows for rows in by_place.values())]
-    rows = {place: tuple(by_place[place][fit] for fit in fits) for place in _PLACES}
     if not fits:
-        return []
-    return [
-        Contrast(one, other, rows[one], rows[other])
-        for one, other in (("MLP", "Attention"), ("Both", "Attention"), ("Both", "MLP"))
-    ]
+        return {}
+    counts = table.set_index("row")["parameters"]
+    found = {}
+    for place, of in by_place.items():
+        rows = tuple(of[fit] for fit in fits)
+        found[place] = (f"{place} ({counts[list(rows)].mean():,.0f} on average)", rows)
+    return found
 
 
 def of_variants(grid: Mapping[str, Any], table: pandas.DataFrame) -> list[Contrast]:
@@ -154,6 +181,7 @@ QUESTIONS: dict[str, tuple[str, Callable[[Mapping[str, Any], pandas.DataFrame], 
         "similar_budget",
         partial(at_equal_budget, rows=("bslora",), against=("share_lora",)),
     ),
+    "What does each place gain over the untouched base?": ("placement", of_places),
     "Does placement matter?": ("placement", between_places),
     "TL6 or TL5?": ("tied_lora", of_variants),
     "TL6 or TL5 on MMLU?": ("tied_lora_mmlu", of_variants),
@@ -212,13 +240,17 @@ def noise_in_words(errors: pandas.DataFrame) -> str:
     """
     known = errors.dropna(subset=["stderr_seeds"])
     single = [name for name in errors.index if name not in known.index]
-    larger = list(known.index[known["stderr_seeds"] > known["stderr_items"]])
+    ratio = known["stderr_seeds"] / known["stderr_items"]
+    larger = list(known.index[ratio > _LARGER])
+    alike = list(known.index[(ratio <= _LARGER) & (ratio >= 1 / _LARGER)])
     said = []
     if len(known):
         said.append(
             f"Seeds are a larger source of noise than items in {len(larger)} of the {len(known)} grids "
             f"with several seeds{': ' if larger else ''}{'; '.join(larger)}."
         )
+    if alike:
+        said.append(f"Both are about as large (within {_LARGER} times) in {'; '.join(alike)}.")
     if single:
         said.append(f"Nothing is known of other seeds in {'; '.join(single)}: one seed a row.")
     return " ".join(said)
@@ -256,10 +288,18 @@ def scaled_down(results: Sequence[Mapping[str, Any]]) -> pandas.DataFrame:
         "tokens an example, at most": (here("max_length"), published("max_length")),
         "learning rate": (here("lr"), f"{paper.learning_rate:g} for every method"),
         "dropout": (here("dropout"), f"{paper.dropout:g}"),
+        "gate size": (_sizes(trained, "gate"), str(GATE_SIZE)),
+        "Kronecker size": (_sizes(trained, "kron"), str(KRON_SIZE)),
         "seeds": (str(len(seeds)) if seeds else _NONE, "1"),
         "test items": (_span(items), f"{sum(ITEMS[task] for task in TASKS):,}"),
     }
     return pandas.DataFrame.from_dict(lines, orient="index", columns=["here", "published"])
+
+
+def _sizes(trained: Sequence[Mapping[str, Any]], fit: str) -> str:
+    """The share sizes of the runs with a fit."""
+    sizes = {share_size_of(x["run"]) for x in trained if x["run"].get("fit") == fit} - {None}
+    return ", ".join(map(str, sorted(sizes))) or ("not used" if trained else _NONE)
 
 
 def _span(numbers: Any) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,12 +26,14 @@ from bslora_kit.published.scores import published_score
 
 SHORT = dict(zip(TASKS, "obqa arc_c hella arc_e piqa wino boolq siqa".split(), strict=True))
 SHORT["mmlu"] = "mmlu"
+_ITEM_COLUMNS = ("task", "subject", "doc_id", "doc_hash", "fact", "correct")
 COMMON = (  # what all rows of one table must agree on: part of result.json, name
     ("run", "profile"),
     ("run", "steps"),
     ("eval", "split"),
     ("eval", "shots"),
     ("eval", "limit"),
+    ("eval", "tasks"),
 )
 
 
@@ -63,10 +66,10 @@ def table(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -> pand
         Columns row, base ("" unless the grid's rows name a base model each), method, ranks; parameters
         and ratio (in percent) of the trained model; published_parameters and published_ratio,
         published_score and published_stderr (as printed, and the binomial error of its one run; see
-        `published.scores`); the tasks of the results; mean; stderr of the mean (stderr_items: of the
-        items that one run answers; stderr_seeds: of the mean over seeds, from two seeds on; stderr: both
-        together), of MMLU where nothing else was scored; seeds (how many), lr, share_size (gate or
-        Kronecker size).
+        `published.scores`); the tasks of the results; mean; stderr of the mean (stderr_items: from
+        items, as if these were independent, see `cells.with_errors`; stderr_seeds: of the mean over
+        seeds, from two seeds on; stderr: both together), of MMLU where nothing else was scored; seeds
+        (how many), lr, share_size (gate or Kronecker size).
 
     Raises:
         ValueError: if the results do not belong into one table.
@@ -88,7 +91,22 @@ def runs_by_row(
     by_row: dict[str, list[Mapping[str, Any]]] = {row["row"]: [] for row in grid["rows"]}
     for result in results:
         by_row.get(result["run"]["row"], []).append(result)
+    for row, runs in by_row.items():
+        folders: dict[int, Any] = {}
+        for result in runs:
+            seed = result["run"]["seed"]
+            if seed in folders:
+                raise ValueError(
+                    f"seed {seed} of row {row!r} is there twice: {folders[seed]} and "
+                    f"{_place_of(result)}; remove one of them"
+                )
+            folders[seed] = _place_of(result)
     return by_row
+
+
+def _place_of(result: Mapping[str, Any]) -> str:
+    """The folder of a run, without where it was made."""
+    return "/".join(Path(result.get("folder", "")).parts[-2:])
 
 
 class Score(NamedTuple):
@@ -97,7 +115,7 @@ class Score(NamedTuple):
     Attributes:
         mean: over seeds, in percent.
         stderr: standard error of the mean, items and seeds together, in points.
-        stderr_items: of the items that one run answers.
+        stderr_items: from the choice of items.
         stderr_seeds: of the mean over seeds, from two seeds on.
     """
 
@@ -108,7 +126,7 @@ class Score(NamedTuple):
 
 
 def over_seeds(found: Sequence[tuple[float | None, float | None]]) -> Score:
-    """The score of a row from those of its runs.
+    """The score of a row from those of its runs, with items as if they were independent.
 
     Args:
         found: score and its standard error from items of each run, in percent; None where there is none.
@@ -150,9 +168,14 @@ def _check_common(results: Sequence[Mapping[str, Any]]) -> None:
         values: dict[Any, str] = {}
         for result in results:
             if name != "steps" or result["run"]["method"] != UNTRAINED:
-                values.setdefault(result[part].get(name), result["run"]["row"])
+                value = result[part].get(name)
+                value = tuple(sorted(value)) if name == "tasks" else value
+                values.setdefault(value, result["run"]["row"])
         if len(values) > 1:
-            found = ", ".join(f"{value!r} ({row})" for value, row in values.items())
+            found = ", ".join(
+                f"{', '.join(value) if name == 'tasks' else repr(value)} ({row})"
+                for value, row in values.items()
+            )
             raise ValueError(
                 f"results differ in {name}: {found}; one table holds one {name}: run the rows again "
                 "with the same settings or read another folder"
@@ -223,7 +246,7 @@ def score_of(scored: Mapping[str, Any]) -> tuple[float | None, float | None]:
         scored: `eval` of a result.json.
 
     Returns:
-        The score and its standard error from items, in percent; None where there is none.
+        The score and its binomial standard error from items, in percent; None where there is none.
     """
     if [task.removeprefix("mini_") for task in scored["tasks"]] == ["mmlu"]:
         return score_on(*scored["tasks"], scored)
@@ -231,7 +254,7 @@ def score_of(scored: Mapping[str, Any]) -> tuple[float | None, float | None]:
 
 
 def score_on(task: str, scored: Mapping[str, Any]) -> tuple[float | None, float | None]:
-    """A run's score on one task and its standard error from items, in percent; None where none is."""
+    """A run's score on one task and its binomial error from items, in percent; None where none is."""
     return _percent(scored["tasks"][task]["value"], scored["tasks"][task]["stderr"])
 
 
@@ -240,20 +263,36 @@ def _percent(*values: float | None) -> tuple[float | None, ...]:
 
 
 def items_of(result: Mapping[str, Any]) -> pandas.DataFrame:
-    """The items of the eight tasks that one run answered, or of MMLU where it answered no other.
+    """The items that one run answered.
 
     Raises:
-        ValueError: if they are not beside the result.
+        ValueError: if they are not beside the result, or cannot be read.
     """
     path = Path(result["folder"]) / "items.parquet"
+    name = "/".join(path.parts[-3:])  # a table is passed on; where it was made is no part of it
     if not path.is_file():
-        name = "/".join(path.parts[-3:])  # a table is passed on; where it was made is no part of it
         raise ValueError(f"{name} is missing; run the row again to compare item by item")
-    items = pandas.read_parquet(path)
+    try:
+        items = pandas.read_parquet(path, columns=list(_ITEM_COLUMNS))
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{name} is damaged ({type(error).__name__}); run the row again") from error
     # A run of a kit that keeps whole hashes answers the same items.
-    items = items.assign(doc_hash=items["doc_hash"].str[:HASH_DIGITS])
-    eight = items["task"].str.removeprefix("mini_").isin(TASKS)
-    return items[eight] if eight.any() else items
+    return items.assign(doc_hash=items["doc_hash"].str[:HASH_DIGITS])
+
+
+def names_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Row -> its method and ranks; rows of which several have the same go by their own names.
+
+    Args:
+        rows: of a grid.
+    """
+    return unlike({row["row"]: row_label(row) for row in rows})
+
+
+def unlike(names: Mapping[str, str]) -> dict[str, str]:
+    """Names of rows, those that several rows share replaced by the rows' own."""
+    counts = Counter(names.values())
+    return {row: name if counts[name] == 1 else row for row, name in names.items()}
 
 
 def row_label(row: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ import pandas
 import pytest
 from running import complaints, executed, figures, first_figures, tables, with_column, words
 from scipy import stats
+from statsmodels.api import OLS
 
 from bslora_kit.evaluation.scores import Evaluation
 from bslora_kit.grid.file import read_grid
@@ -170,7 +171,7 @@ def test_equal_budget_pairs_and_what_is_said_of_them(notebook, reference):
 
 
 def test_places_are_means_over_the_fits_that_ran_in_all(notebook, reference):
-    found = [x for x in tables(notebook) if {"smallest", "p_holm"} <= set(x.columns)][1]
+    over_base, found = [x for x in tables(notebook) if {"smallest", "p_holm"} <= set(x.columns)][1:3]
     means = {
         place: numpy.mean(
             [over_seeds(reference, "placement", f"{place}-{fit}-2-4-16") for fit in ("ss", "gt")]
@@ -180,13 +181,22 @@ def test_places_are_means_over_the_fits_that_ran_in_all(notebook, reference):
     pairs = [("mlp", "attention"), ("both", "attention"), ("both", "mlp")]
     expected = [means[one] - means[other] for one, other in pairs]
     assert list(found["difference"]) == pytest.approx(expected, abs=6e-4)
-    assert "Both and MLP are not distinguishable" in words(notebook)
-    assert "MLP is above Attention" in words(notebook)
+    gains = [mean - mean_of(reference, "placement", "base", 0) for mean in means.values()]
+    assert list(over_base["difference"]) == pytest.approx(gains, abs=6e-4)
+    both, other = "Both (30,000 on average)", "MLP (15,000 on average)"
+    assert f"{both} and {other} are not distinguishable" in words(notebook)
+    assert f"{other} is above Attention (15,000 on average)" in words(notebook)
+    assert f"{other} is above the untouched base" in words(notebook)
+    by_fit = with_column(notebook, "MLP")
+    for place, count in (("Attention", "15,000"), ("MLP", "15,000"), ("Both", "30,000")):
+        for fit in ("ss", "gt"):
+            mean = over_seeds(reference, "placement", f"{place.lower()}-{fit}-2-4-16")
+            assert by_fit.loc[f"BSLoRA ({fit.upper()})", place] == f"{mean:.1f} ({count})"
 
 
 def test_the_smallest_difference_is_that_of_the_noncentral_t(notebook, reference):
     """With a true difference of that size, 8 of 10 two-sided t tests at 5 % find it."""
-    table = [x for x in tables(notebook) if {"smallest", "p_holm"} <= set(x.columns)][1]
+    table = [x for x in tables(notebook) if {"smallest", "p_holm"} <= set(x.columns)][2]
     row = table.iloc[2]
     half = (row["high"] - row["low"]) / 2
     seeds, items = len(SEEDS) - 1, len(TASKS) * (ITEMS // 2 - 1)
@@ -253,7 +263,10 @@ def test_a_score_of_one_task_has_the_errors_of_its_items_and_seeds(notebook, ref
         row = table.loc[f"mini_{task}"]
         right = [items.loc[items["task"] == f"mini_{task}", "correct"] for items in runs]
         assert row["mean"] == pytest.approx(100 * numpy.mean(right), abs=0.006)
-        of_items = numpy.mean([stats.sem(one) for one in right])
+        facts = runs[0].loc[runs[0]["task"] == f"mini_{task}", "fact"]
+        means = numpy.mean(right, axis=0)
+        robust = {"cov_type": "cluster", "cov_kwds": {"groups": pandas.factorize(facts)[0]}}
+        of_items = OLS(means, numpy.ones(len(means))).fit(**robust).bse[0]
         assert row["stderr_items"] == pytest.approx(100 * of_items, abs=0.006)
         of_seeds = stats.sem([one.mean() for one in right])
         assert row["stderr_seeds"] == pytest.approx(100 * of_seeds, abs=0.006)
@@ -263,7 +276,9 @@ def test_a_score_of_one_task_has_the_errors_of_its_items_and_seeds(notebook, ref
 
 def test_the_scale_of_the_runs_stands_beside_the_papers(notebook):
     table = with_column(notebook, "published")
-    numbers = table.drop(index="learning rate").astype(float)
+    assert table.loc["gate size"].tolist() == ["32", "1024"]
+    assert table.loc["Kronecker size"].tolist() == ["not used", "256"]
+    numbers = table.drop(index=["learning rate", "gate size", "Kronecker size"]).astype(float)
     assert numbers.loc["parameters of the base model"].tolist() == [1_700_000, 8_030_261_248]
     assert numbers.loc["training steps"].tolist() == [240, 800]
     assert numbers.loc["seeds"].tolist() == [3, 1]

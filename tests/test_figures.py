@@ -1,5 +1,7 @@
 """Figures by the values of their traces and by what their titles claim."""
 
+import math
+
 import pandas
 import pytest
 
@@ -79,8 +81,27 @@ def test_score_against_parameters():
     assert figure.layout.xaxis.type == "log"
     assert figure.layout.shapes[0].y0 == figure.layout.shapes[0].y1 == 50
     assert figure.layout.annotations[0].text == "untouched base, 50.0 %"
+    assert figure.layout.yaxis.range is None
     assert list(score_against_parameters(TABLE, base=65.0).data[0].x) == [7_500, 8_000]
     assert list(score_against_parameters(TABLE, base=90.0).data[0].x) == []
+
+
+def test_a_row_far_below_the_base_is_named_at_the_edge():
+    """60 of 71 is 10 below a base of 70; the others with bars of 1.96 reach from 68.04 to 72.96."""
+    figure = score_against_parameters(TABLE, base=70.0)
+    assert list(figure.layout.yaxis.range) == pytest.approx([66.04, 73.96])
+    (named,) = [note for note in figure.layout.annotations if "below the axis" in note.text]
+    assert named.text == "ShareLoRA 4: 60.0 %, below the axis"
+    assert (named.x, named.y) == pytest.approx((math.log10(4_000), 66.04))
+
+
+def test_methods_of_one_style_have_symbols_of_their_own():
+    labels = [f"{name} {more}" for name in METHOD_STYLES for more in ("", "a", "b", "c")]
+    table = pandas.DataFrame(
+        {"row": labels, "base": "", "method": labels, "ranks": "", "parameters": range(1, 33)}
+    ).assign(mean=60.0, stderr=1.0, seeds=1)
+    drawn = [(x.marker.color, x.marker.symbol) for x in score_against_parameters(table).data[1:]]
+    assert len(set(drawn)) == len(labels) == 32
 
 
 def test_the_title_states_who_leads_and_how_clearly():

@@ -5,6 +5,7 @@ Scores are in percent, error bars 1.96 standard errors.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy
@@ -24,7 +25,18 @@ from bslora_kit.figures.style import (
 if TYPE_CHECKING:
     import pandas
 
-_VARIANTS = ("", "-open", "-open-dot", "-dot")  # of the symbol of methods that share a style
+_VARIANTS = ("{own}", "{own}-open", "{other}", "{other}-open")  # methods that share a style
+_OTHER = {  # symbol -> one that is like it and told from it at a glance
+    "circle": "octagon",
+    "square": "square-cross",
+    "diamond": "diamond-tall",
+    "triangle-up": "triangle-down",
+    "cross": "hourglass",
+    "x": "bowtie",
+    "star": "hexagram",
+    "hexagon": "pentagon",
+}
+_FAR = 5.0  # points below the base from which a row is named at the figure's edge
 
 
 def score_against_parameters(table: pandas.DataFrame, base: float | None = None) -> go.Figure:
@@ -61,7 +73,8 @@ def score_against_parameters(table: pandas.DataFrame, base: float | None = None)
     for method, group in rows.groupby("method", sort=False):
         known = style_name(method)
         colour, symbol = METHOD_STYLES.get(known, (GREY, "circle"))
-        symbol += _VARIANTS[drawn.get(known, 0) % len(_VARIANTS)]
+        variant = _VARIANTS[drawn.get(known, 0) % len(_VARIANTS)]
+        symbol = variant.format(own=symbol, other=_OTHER[symbol])
         drawn[known] = drawn.get(known, 0) + 1
         figure.add_scatter(
             x=group["parameters"].astype(int),
@@ -84,11 +97,33 @@ def score_against_parameters(table: pandas.DataFrame, base: float | None = None)
             y=base,
             line={"color": GREY, "dash": "dot"},
             annotation_text=f"untouched base, {base:.1f} %",
-            annotation_position="bottom right",
+            annotation_position="bottom left",
         )
+        _name_far_rows(figure, rows, base)
     narrow = len(rows) and rows["parameters"].max() < 6 * rows["parameters"].min()
     figure.update_xaxes(type="log", dtick="D1" if narrow else "D2", tickformat="~s")
     return figure
+
+
+def _name_far_rows(figure: go.Figure, rows: pandas.DataFrame, base: float) -> None:
+    """Cuts the axis above rows far below the base, which would press all others together."""
+    far = rows["mean"] < base - _FAR
+    if not far.any() or far.all():
+        return
+    near = rows[~far]
+    bars = ERROR_BAR * near["stderr"].fillna(0)
+    bottom = min(float((near["mean"] - bars).min()), base) - 2  # room for the name of the base
+    figure.update_yaxes(range=[bottom, float((near["mean"] + bars).max()) + 1])
+    for row in rows[far].to_dict("records"):
+        figure.add_annotation(
+            x=math.log10(row["parameters"]),
+            y=bottom,
+            text=f"{row['method']} {row['ranks']}: {row['mean']:.1f} %, below the axis",
+            arrowhead=2,
+            ax=0,
+            ay=-36,
+            xanchor="right",
+        )
 
 
 def scatter_with_front(frame: pandas.DataFrame, x: str, y: str, less_is_better: bool) -> go.Figure:

@@ -82,11 +82,13 @@ def contrasts(
         ValueError: if runs did not answer the same items, or hold too few for an interval.
     """
     answers = answers_of(results, grid)
-    return _frame([]) if answers is None else contrasts_of(answers.counted(), asked)
+    return contrasts_of(answers and answers.counted(), asked)
 
 
-def contrasts_of(answers: Answers, asked: Sequence[Contrast]) -> pandas.DataFrame:
-    """`contrasts` of answers that were read before, those that count."""
+def contrasts_of(answers: Answers | None, asked: Sequence[Contrast]) -> pandas.DataFrame:
+    """`contrasts` of answers that were read before, those that count; None where there are none."""
+    if answers is None:
+        return _frame([])
     names = list(answers.runs.columns)
     runs = influence_of(answers.runs.to_numpy(), answers.items["fact"], answers.items["task"])
     noise = _noise(answers, runs)

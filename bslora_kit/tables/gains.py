@@ -11,7 +11,7 @@ from typing import Any
 import pandas
 
 from bslora_kit.tables.answers import Answers, answers_of
-from bslora_kit.tables.contrasts import Contrast, contrasts, contrasts_of
+from bslora_kit.tables.contrasts import Contrast, contrasts_of
 from bslora_kit.tables.results import base_of, names_of, untrained_rows
 
 
@@ -38,7 +38,7 @@ def differences(
     if against is not None and against not in done:
         raise ValueError(f"row {against!r} has no result to compare with; there are {sorted(done)}")
     answers = answers_of(results, grid)
-    return gains_of(answers.counted() if answers else None, grid, against)
+    return gains_of(answers and answers.counted(), grid, against)
 
 
 def gains_of(
@@ -51,8 +51,7 @@ def gains_of(
         other = bases.get(base_of(row)) if against is None else against
         if other is not None and row["row"] != other:
             asked.append(Contrast(row["row"], other, (row["row"],), (other,)))
-    found = contrasts_of(answers, asked) if answers else contrasts([], grid, [])
-    found = found.rename(columns={"a": "row", "b": "against"})
+    found = contrasts_of(answers, asked).rename(columns={"a": "row", "b": "against"})
     methods = names_of(grid["rows"])
     columns = ["row", "method", "against", "difference", "low", "high", "p_value", "seeds"]
     return found.assign(method=found["row"].map(methods))[columns]

@@ -19,7 +19,6 @@ from bslora_kit.tables.contrasts import (
     ONE_SEED,
     SIGNIFICANT,
     Contrast,
-    contrasts,
     contrasts_of,
     size_of,
     smallest_of,
@@ -45,7 +44,7 @@ def comparisons(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) -
         ValueError: if runs did not answer the same items, or hold too few for an interval.
     """
     answers = answers_of(results, grid)
-    return comparisons_of(answers.counted() if answers else None, grid)
+    return comparisons_of(answers and answers.counted(), grid)
 
 
 def comparisons_of(answers: Answers | None, grid: Mapping[str, Any]) -> pandas.DataFrame:
@@ -57,7 +56,7 @@ def comparisons_of(answers: Answers | None, grid: Mapping[str, Any]) -> pandas.D
         for one, other in combinations(names, 2)
         if bases[one] == bases[other]
     ]
-    found = contrasts_of(answers, asked) if answers else contrasts([], grid, [])
+    found = contrasts_of(answers, asked)
     found = found.assign(method_a=found["a"].map(names), method_b=found["b"].map(names))
     return found.join(discordant(answers, list(zip(found["a"], found["b"], strict=True))))
 

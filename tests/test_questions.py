@@ -239,12 +239,13 @@ def test_what_tells_of_a_wrong_rate_counts_the_rows_that_can(results):
     """ShareLoRA and GT are of two kinds, so neither has a smaller row to be compared with."""
     run = tables.Finished.of("Rows", GRID, results)
     said = "0 of 2 trained rows have a smaller one of their method and place to be compared with."
-    assert rate_doubts(run) == [said]
+    assert rate_doubts(run.results, run.table, run.pairs) == [said]
     as_one = [
         {**x, "run": {**x["run"], "method": "lora", "ranks": [8]}} if x["run"]["ranks"] else x
         for x in results
     ]
-    assert rate_doubts(tables.Finished.of("Rows", GRID, as_one)) == [
+    elsewhere = {**as_one[-1], "run": {**as_one[-1]["run"], "row": "of another grid"}}
+    assert rate_doubts([*as_one, elsewhere], run.table, run.pairs) == [
         said.replace("0 of 2", "1 of 2"),
         "None of them lies distinguishably below it.",
     ]

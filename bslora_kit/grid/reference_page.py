@@ -151,7 +151,8 @@ def _rates(runs: dict[str, Finished]) -> list[str]:
     )
     parts = [f"<p>{words}</p>"]
     for run in runs.values():
-        said = "".join(f"<li>{html.escape(line)}</li>" for line in rate_doubts(run))
+        doubts = rate_doubts(run.results, run.table, run.pairs)
+        said = "".join(f"<li>{html.escape(line)}</li>" for line in doubts)
         found = searches(run.results)
         parts.append(f"<h3>{html.escape(run.title)}</h3><ul>{said}</ul>")
         if len(found):

@@ -8,40 +8,40 @@ rate_doubts        what tells that a rate was wrong
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas
 
 from bslora_kit.jobs.parameters import UNTRAINED
 from bslora_kit.jobs.rates import GIVEN, OF_PROFILE, PUBLISHED, origins_of, rate_key, search_of
 
-if TYPE_CHECKING:
-    from bslora_kit.tables.finished import Finished
-
 _NAMED = 3  # rows that a sentence names; more are counted
 
 
-def rate_doubts(run: Finished) -> list[str]:
+def rate_doubts(
+    results: Sequence[Mapping[str, Any]], table: pandas.DataFrame, pairs: pandas.DataFrame
+) -> list[str]:
     """What tells of a wrong learning rate: rows below a smaller one of their kind, losses that rose.
 
     Args:
-        run: the finished runs of a grid; nothing is said of its rows where they could not be compared.
+        results: from `results.read_results`.
+        table: from `results.table`.
+        pairs: from `pairs.comparisons`.
     """
-    said = []
-    if run.pairs is not None:
-        kinds = kinds_of(run.results)
-        sizes = run.table.set_index("row").loc[list(kinds), "parameters"]
-        smaller = [
-            any(kinds[other] == kind and sizes[other] < sizes[row] for other in kinds)
-            for row, kind in kinds.items()
-        ]
-        said.append(
-            f"{sum(smaller)} of {len(kinds)} trained rows have a smaller one of their method and place "
-            "to be compared with."
-        )
-        if any(smaller):
-            said += falling_in_words(falling_rows(run.table, run.pairs, kinds))
-    return said + risen_in_words(run.results)
+    named = set(table["row"])
+    kinds = {row: kind for row, kind in kinds_of(results).items() if row in named}
+    sizes = table.set_index("row").loc[list(kinds), "parameters"]
+    smaller = [
+        any(kinds[other] == kind and sizes[other] < sizes[row] for other in kinds)
+        for row, kind in kinds.items()
+    ]
+    said = [
+        f"{sum(smaller)} of {len(kinds)} trained rows have a smaller one of their method and place to "
+        "be compared with."
+    ]
+    if any(smaller):
+        said += falling_in_words(falling_rows(table, pairs, kinds))
+    return said + risen_in_words([x for x in results if x["run"]["row"] in named])
 
 
 def kinds_of(results: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:

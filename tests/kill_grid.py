@@ -47,6 +47,7 @@ TARGETS = {
     "kernel": "bslora-kernel",
 }  # names of processes
 KINDS = ["driver", *TARGETS]
+GRIDS = 40  # at most; a kind that no grid has would be waited for without end
 
 
 def start_driver(folder: Path, out: Path, rows: list[dict] = ROWS) -> subprocess.Popen[str]:
@@ -61,6 +62,7 @@ def start_driver(folder: Path, out: Path, rows: list[dict] = ROWS) -> subprocess
             stdout=log,
             stderr=log,
             cwd=paths.ROOT,
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},  # jobs are forked where no GPU is seen
         )
 
 
@@ -174,6 +176,7 @@ def kill_at_random(root: Path, kills: int, draw: random.Random) -> Iterator[str]
     targets = itertools.chain.from_iterable(draw.sample(KINDS, len(KINDS)) for _ in itertools.count())
     target = next(targets)
     for number in itertools.count():
+        assert number < GRIDS, f"no {target} was found to be killed in {GRIDS} grids"
         folder = root / str(number)
         folder.mkdir()
         runs = folder / "runs" / "killed"

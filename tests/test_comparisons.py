@@ -167,6 +167,21 @@ def test_rows_that_were_not_compared_are_not_called_level():
     )
 
 
+def test_a_table_in_which_nothing_is_compared_says_so():
+    frame, pairs = made_up([])
+    assert in_words(frame, pairs.iloc[:0]) == [
+        "No two rows have a seed in common, so none are compared."
+    ]
+    assert in_words(frame.iloc[:1], pairs.iloc[:0]) == []
+
+
+def test_what_is_known_of_no_other_seed_is_said_of_those_pairs_alone():
+    frame, pairs = made_up([])
+    some = in_words(frame, pairs.assign(stderr_seeds=[numpy.nan] + [0.1] * (len(pairs) - 1)))
+    assert some[2].startswith("Where the ± of seeds is empty: One seed:")
+    assert in_words(frame, pairs.assign(stderr_seeds=numpy.nan))[2].startswith("One seed:")
+
+
 def test_a_row_may_have_a_comma_in_its_name():
     frame, pairs = made_up([{"a", "d"}])
     named = {"b": "b, [2, 4]", "c": "c, d"}

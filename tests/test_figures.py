@@ -93,6 +93,8 @@ def test_a_row_far_below_the_base_is_named_at_the_edge():
     (named,) = [note for note in figure.layout.annotations if "below the axis" in note.text]
     assert named.text == "ShareLoRA 4: 60.0 %, below the axis"
     assert (named.x, named.y) == pytest.approx((math.log10(4_000), 66.04))
+    figure = score_against_parameters(TABLE, base=74.5)  # above all bars, and within the axis
+    assert list(figure.layout.yaxis.range) == pytest.approx([66.04, 75.5])
 
 
 def test_methods_of_one_style_have_symbols_of_their_own():
@@ -110,6 +112,10 @@ def test_the_title_states_who_leads_and_how_clearly():
     verdicts = TABLE.assign(against_best=["below", "below", "not distinguishable", "best", "below"])
     assert score_against_parameters(verdicts, base=50.0).layout.title.text == (
         f"{leads}; not distinguishable from it: 1 of 2"
+    )
+    apart = TABLE.assign(against_best=["below", "not compared", "not distinguishable", "best", "below"])
+    assert score_against_parameters(apart, base=50.0).layout.title.text == (
+        f"{leads}; not distinguishable from it: 1 of 2, not compared: 1"
     )
     alone = score_against_parameters(TABLE[3:]).layout.title.text
     assert alone == "BSLoRA (SS) 2,4,16 leads with 71.0 %"

@@ -220,6 +220,19 @@ def test_rows_that_fall_below_a_smaller_one_of_their_method():
     assert len(without_base) == 0
 
 
+def test_nobody_leads_where_there_is_no_other_row():
+    assert (
+        led_in_words(
+            led_by_seed(
+                pandas.DataFrame(
+                    {"row": ["ss"] * 2, "method": ["SS"] * 2, "seed": [0, 1], "mean": [60.0, 61.0]}
+                )
+            )
+        )
+        == "No two rows have a seed in common, so none leads."
+    )
+
+
 def test_rows_whose_loss_rose_are_named_with_their_seeds():
     def run(row: str, seed: int, first: float, last: float) -> dict:
         return {

@@ -253,6 +253,18 @@ def test_errors_are_the_sum_of_both_sources_however_few_seeds(draw):
     assert math.isnan(alone.seeds)
 
 
+def test_a_mean_of_equal_seeds_keeps_the_error_of_its_items():
+    """Both seeds have the same mean by answering other items: their part is 0, what they do together
+    is not, and would take the items' error away."""
+    values = numpy.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]])
+    errors = errors_of(influence_of(values))
+    assert errors.seeds == 0
+    assert errors.both == errors.items == pytest.approx(scipy.stats.sem([0.5, 0.5, 1, 0]))
+    found = crossed_difference(values - 0.1)
+    assert found.standard_error == pytest.approx(errors.items * math.sqrt(0.1))
+    assert 0.05 < found.p_value < 1  # one degree of freedom, that of the seeds
+
+
 def test_an_interval_of_few_items_has_their_freedom_however_many_seeds_are_known():
     """Four items: with 1000 degrees of freedom of the seeds the items' 3 still count."""
     values = numpy.array([[0.0], [1.0], [2.0], [5.0]])

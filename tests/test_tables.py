@@ -340,6 +340,27 @@ def test_rows_that_were_scored_on_other_tasks_are_refused(folder):
         tables.table(tables.read_results(folder), GRID)
 
 
+def test_a_row_without_a_mean_has_no_error_and_other_rows_are_left_out(folder):
+    for path in folder.glob("*/result.json"):
+        result = json.loads(path.read_text())
+        del result["eval"]["tasks"]["mini_piqa"]
+        result["eval"]["mean"] = result["eval"]["mean_stderr"] = None
+        path.write_text(json.dumps(result))
+    run = tables.Finished.of("Seven tasks", GRID, tables.read_results(folder))
+    assert run.table[["mean", "stderr", "stderr_items"]].isna().all(axis=None)
+    alone = {"rows": GRID["rows"][:2]}
+    run = tables.Finished.of("Two rows", alone, tables.read_results(folder))
+    assert {x["run"]["row"] for x in run.results} == {"base", "share-b-8"}
+
+
+def test_seeds_count_where_a_row_has_several(folder):
+    results = tables.read_results(folder)
+    said = tables.about(results, tables.table(results, GRID))[1]
+    assert "and seeds where a row has several)" in said  # ShareLoRA alone has
+    one = [x for x in results if x["run"]["seed"] == 0 or x["run"]["row"] == "base"]
+    assert "one seed says nothing of others)" in tables.about(one, tables.table(one, GRID))[1]
+
+
 def test_a_copied_run_is_no_further_seed(folder):
     shutil.copytree(folder / "share-b-8-s1", folder / "share-b-8-s1 (copy)")
     with pytest.raises(ValueError, match=r"seed 1 of row 'share-b-8' is there twice: .*s1 and .*\(copy"):

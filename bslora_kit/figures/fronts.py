@@ -113,7 +113,7 @@ def _name_far_rows(figure: go.Figure, rows: pandas.DataFrame, base: float) -> No
     near = rows[~far]
     bars = ERROR_BAR * near["stderr"].fillna(0)
     bottom = min(float((near["mean"] - bars).min()), base) - 2  # room for the name of the base
-    figure.update_yaxes(range=[bottom, float((near["mean"] + bars).max()) + 1])
+    figure.update_yaxes(range=[bottom, max(float((near["mean"] + bars).max()), base) + 1])
     for row in rows[far].to_dict("records"):
         figure.add_annotation(
             x=math.log10(row["parameters"]),
@@ -206,4 +206,6 @@ def _leader(rows: pandas.DataFrame, base: float | None) -> str:
     if len(others) and "against_best" in rows and rows["against_best"].notna().all():
         level = int((others["against_best"] == "not distinguishable").sum())
         title += f"; not distinguishable from it: {level} of {len(others)}"
+        apart = int((others["against_best"] == "not compared").sum())
+        title += f", not compared: {apart}" if apart else ""
     return title

@@ -21,6 +21,8 @@ import scipy.special
 
 from bslora_kit.statistics.checks import codes, t_quantile
 
+_FLOOR = 0.1  # of the variance that either source has alone: the least that both together have
+
 
 class PairedDifference(NamedTuple):
     """A minus B, as fractions (0.01 is one point), with a t interval and a two-sided p value.
@@ -72,7 +74,7 @@ class Errors(NamedTuple):
     """Standard errors of a mean over seeds; `seeds` is NaN where there is one.
 
     Attributes:
-        both: items and seeds together, what they do together counted once.
+        both: items and seeds together, what they do together counted once; no less than either.
         items: of the mean over these seeds, from the choice of items.
         seeds: of the mean over so many seeds, on these items.
     """
@@ -188,7 +190,7 @@ def errors_of(by_seed: Influence) -> Errors:
     of_items, own = _own_variances(by_seed)
     if own is None:
         return Errors(math.sqrt(of_items), math.sqrt(of_items), math.nan)
-    both, _ = _sum_of_effects(of_items, own, by_seed.freedom)
+    both = max(of_items, own.variance, of_items + own.variance - own.interaction)
     return Errors(math.sqrt(both), math.sqrt(of_items), math.sqrt(own.variance))
 
 
@@ -205,8 +207,13 @@ def _own_variances(by_seed: Influence) -> tuple[float, SeedVariance | None]:
 
 
 def _sum_of_effects(items: float, seeds: SeedVariance, free_items: int) -> tuple[float, float]:
-    """Variance of a mean over crossed items and seeds, and Satterthwaite's degrees of freedom."""
-    variance = max(0.0, items + seeds.variance - seeds.interaction)
+    """Variance of a mean over crossed items and seeds, and Satterthwaite's degrees of freedom.
+
+    The difference of estimates can vanish by chance, where seeds tie by answering other items. A higher
+    floor would make the intervals of tables that are all noise too wide.
+    """
+    least = _FLOOR * max(items, seeds.variance)
+    variance = max(least, items + seeds.variance - seeds.interaction)
     squares = items**2 / free_items + seeds.variance**2 / seeds.freedom
     squares += seeds.interaction**2 / (free_items * seeds.freedom)
     return variance, max(variance**2 / squares if squares else 0.0, min(seeds.freedom, free_items))

@@ -16,7 +16,7 @@ import pandas
 from bslora_kit.jobs.parameters import UNTRAINED
 from bslora_kit.published import TASKS
 from bslora_kit.statistics import errors_of, influence_of, matched
-from bslora_kit.tables.results import Score, base_of, items_of
+from bslora_kit.tables.results import Score, base_of, items_of, runs_by_row
 
 ANY = -1  # the seed of an untrained row
 ALL = "all eight"  # in place of a task: what rows are compared by
@@ -63,12 +63,9 @@ def answers_of(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) ->
     """The answers of all runs of a grid in the grid's order; None where there is no run.
 
     Raises:
-        ValueError: if runs did not answer the same items.
+        ValueError: if runs did not answer the same items, or one is there twice.
     """
-    order = [row["row"] for row in grid["rows"]]
-    used = sorted(
-        (x for x in results if x["run"]["row"] in order), key=lambda x: order.index(x["run"]["row"])
-    )
+    used = [x for runs in runs_by_row(results, grid).values() for x in runs]
     if not used:
         return None
     items, correct = matched(

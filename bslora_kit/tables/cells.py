@@ -76,7 +76,8 @@ def with_errors(table: pandas.DataFrame, scores: Mapping[tuple[str, str], Score]
         table: from `results.table`.
         scores: from `answers.scores_by_row`.
     """
-    known = {row: scores[row, ALL] for row in table["row"] if (row, ALL) in scores}
+    rows = table.loc[table["mean"].notna(), "row"]
+    known = {row: scores[row, ALL] for row in rows if (row, ALL) in scores}
     errors = pandas.DataFrame.from_dict(known, orient="index", columns=Score._fields)
     errors = errors.reindex(table["row"])[list(Score._fields[1:])]
     return table.assign(**{name: errors[name].to_numpy() for name in errors})

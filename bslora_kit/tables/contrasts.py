@@ -180,6 +180,13 @@ def summary(found: pandas.DataFrame) -> str:
     return f"{said} {ONE_SEED}" if found["stderr_seeds"].isna().any() else said
 
 
+def one_seed(found: pandas.DataFrame) -> str:
+    """What is said of contrasts some or all of which know nothing of other seeds."""
+    if found["stderr_seeds"].isna().all():
+        return ONE_SEED
+    return f"Where the ± of seeds is empty: {ONE_SEED}"
+
+
 def span_of(values: pandas.Series) -> str:
     """The least and the largest of some points in words, once where they print the same.
 

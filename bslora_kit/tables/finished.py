@@ -17,7 +17,7 @@ from bslora_kit.tables.contrasts import Contrast, contrasts_of
 from bslora_kit.tables.gains import gains_of
 from bslora_kit.tables.notes import about
 from bslora_kit.tables.pairs import comparisons_of, in_words, seed_scores, with_places
-from bslora_kit.tables.results import table
+from bslora_kit.tables.results import runs_by_row, table
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Finished:
     Attributes:
         title: of the grid.
         grid: {"rows": ...} as `results.table` takes it.
-        results: from `results.read_results`.
+        results: from `results.read_results`, those of the grid's rows.
         table: from `results.table`; with errors that are clustered by fact and the places of
             `pairs.with_places` where rows could be compared.
         cells: from `cells.cells`, errors as in the table.
@@ -56,6 +56,7 @@ class Finished:
         Raises:
             ValueError: if the results do not belong into one table.
         """
+        results = [x for runs in runs_by_row(results, grid).values() for x in runs]
         frame, seeds = table(results, grid), seed_scores(results, grid)
         try:
             answers = answers_of(results, grid)

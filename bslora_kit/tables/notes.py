@@ -47,7 +47,9 @@ def about(
             + (f", {trained[0]} steps a run." if trained else ".")
         )
         chance = "items, a fact counting once" if clustered else "items, as if they were independent"
-        chance += ", and seeds" if len(seeds) > 1 else "; one seed says nothing of others"
+        several = frame.loc[frame["seeds"] > 0, "stderr_seeds"].notna()
+        chance += ", and seeds" if several.any() else "; one seed says nothing of others"
+        chance += " where a row has several" if several.any() and not several.all() else ""
         has_mean = any(score_of(result["eval"])[0] is not None for result in used)
         of = "plain mean of the eight tasks" if len(scored["tasks"]) > 1 else "MMLU, the only task"
         of += ", MMLU left out" if len(scored["tasks"]) == len(TASKS) + 1 else ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pandas
 
-from bslora_kit.tables.contrasts import ONE_SEED
+from bslora_kit.tables.contrasts import one_seed
 from bslora_kit.tables.forms import texts
 from bslora_kit.tables.long_forms import LongTable
 
@@ -29,7 +29,7 @@ def pair_notes(pairs: pandas.DataFrame) -> list[str]:
         f"item and seed and clustered by fact. Holm's method over all {len(pairs)} pairs."
     ]
     if single.any():
-        notes.append(ONE_SEED if single.all() else f"Where the ± of seeds is empty: {ONE_SEED}")
+        notes.append(one_seed(pairs))
     notes.append(
         "McNemar's test counts the answers that only one of the two has right, all seeds together and "
         "every answer the same; exact, a fact counting once. It is about these trained models on other "

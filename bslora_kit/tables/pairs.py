@@ -16,10 +16,10 @@ import pandas
 
 from bslora_kit.tables.answers import Answers, answers_of
 from bslora_kit.tables.contrasts import (
-    ONE_SEED,
     SIGNIFICANT,
     Contrast,
     contrasts_of,
+    one_seed,
     size_of,
     smallest_of,
 )
@@ -153,7 +153,8 @@ def in_words(table: pandas.DataFrame, pairs: pandas.DataFrame) -> list[str]:
         pairs: from `comparisons`.
     """
     if not len(pairs):
-        return []
+        several = table.dropna(subset=["mean"])["base"].duplicated().any()
+        return ["No two rows have a seed in common, so none are compared."] if several else []
     told = int(pairs["distinguishable"].sum())
     level = len(pairs) - told
     alone, among = pairs["smallest"], smallest_of(pairs, len(pairs))
@@ -166,7 +167,7 @@ def in_words(table: pandas.DataFrame, pairs: pandas.DataFrame) -> list[str]:
         f"over the pairs; the largest {size_of(alone.max())} and {size_of(among.max())}).",
     ]
     if pairs["stderr_seeds"].isna().any():
-        said.append(ONE_SEED)
+        said.append(one_seed(pairs))
     counted = int((pairs["p_mcnemar_holm"] < SIGNIFICANT).sum())
     said.append(
         f"McNemar's test, of these trained models alone and with all answers weighing the same: "

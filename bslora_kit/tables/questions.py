@@ -224,6 +224,8 @@ def led_in_words(led: pandas.DataFrame) -> str:
         led: from `led_by_seed`.
     """
     leaders = list(dict.fromkeys(led["leads"]))
+    if not len(led):
+        return "No two rows have a seed in common, so none leads."
     if len(led) < 2:
         return "There is one seed, so nobody knows who leads with another."
     if len(leaders) == 1:

@@ -98,6 +98,18 @@ def test_facts_that_span_tasks_count_once_over_all(folder):
     )
 
 
+def test_a_task_of_one_fact_has_a_score_and_no_error(folder):
+    for path in folder.glob("*/items.parquet"):
+        items = pandas.read_parquet(path)
+        one = items["task"] == "mini_boolq"
+        items.assign(fact=items["fact"].mask(one, "the only one")).to_parquet(path)
+    found = tables.Finished.of("Rows", GRID, tables.read_results(folder)).cells
+    cell = found.set_index(["row", "task"]).loc[("share-b-8", "mini_boolq")]
+    assert cell["mean"] == pytest.approx(70)
+    assert cell[["stderr", "stderr_items", "stderr_seeds"]].isna().all()
+    assert found.loc[found["task"] != "mini_boolq", "stderr"].notna().all()
+
+
 def test_the_eight_together_are_the_tables_mean(run):
     frame = run.table.set_index("row")
     together = run.cells[run.cells["task"] == ALL].set_index("row")

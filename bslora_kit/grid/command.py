@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from typing import Any
 
 from bslora_kit import paths
 from bslora_kit.grid import estimate, sweep
+from bslora_kit.grid.conflicts import Refused, refuse_conflicts
 from bslora_kit.grid.driver import run_rows
 from bslora_kit.grid.dry_run import print_plan
 from bslora_kit.grid.engine import Engine, EngineUnavailable
@@ -40,19 +41,15 @@ from bslora_kit.grid.report import report
 from bslora_kit.grid.rows import Row, again, rows_of
 from bslora_kit.grid.status_lines import StatusLines, describe
 from bslora_kit.grid.takeover import equal_runs, take_over, take_training, trained_runs
-from bslora_kit.jobs.parameters import DEFAULTS, UNTRAINED, differences
+from bslora_kit.jobs.parameters import DEFAULTS, UNTRAINED
 from bslora_kit.jobs.profiles import Profile, load_profile
 from bslora_kit.jobs.rates import PUBLISHED, read_outcome
-from bslora_kit.jobs.result_file import FILE, finished_runs, read_result
+from bslora_kit.jobs.result_file import finished_runs
 from bslora_kit.jobs.run_job import DISK_FULL, record_failure, run_job
 
 __all__ = ["main", "run_job"]
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
-
-
-class _Refused(ValueError):
-    """Runs on disk are in the way of those asked for."""
 
 
 def main(arguments: Sequence[str] | None = None, end: Callable[[Grid, Path], bool] = report) -> int:
@@ -71,7 +68,7 @@ def main(arguments: Sequence[str] | None = None, end: Callable[[Grid, Path], boo
         grid, common = _grid(options, profile)
         rows = _rows(grid, options, common)
         cleared = again(rows, options.again)
-        _refuse_conflicts(rows)
+        refuse_conflicts(rows)
         if options.dry_run or not estimate.all_shipped([row for row in rows if row.resolved]):
             _fail_wrong_targets(rows)  # an estimate is made of them
         engine = _engine(options)
@@ -89,10 +86,10 @@ def main(arguments: Sequence[str] | None = None, end: Callable[[Grid, Path], boo
         while options.sweep and (further := _further(grid, rows)):
             grid = replace(grid, rows=(*grid.rows, *further))
             rows = _rows(grid, options, common)
-            _refuse_conflicts(rows)
+            refuse_conflicts(rows)
             _run(grid, rows, profile, engine, options)
         return _end(grid, rows, options.sweep, end)
-    except (EngineUnavailable, _Refused) as error:
+    except (EngineUnavailable, Refused) as error:
         print(f"bslora_kit.grid: {error}", file=sys.stderr)
         return EXIT_REFUSED
     except (FileExistsError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
@@ -291,25 +288,6 @@ def _rows(grid: Grid, options: Any, common: Mapping[str, Any]) -> list[Row]:
     return rows_of(grid.jobs(seeds, str(place), common))
 
 
-def _refuse_conflicts(rows: Sequence[Row]) -> None:
-    """Refuses what would not fit into the table, before anything runs."""
-    conflicts = [row for row in rows if row.state == "conflict"]
-    if conflicts:
-        names = "all" if len(conflicts) > 3 else " ".join(row.name for row in conflicts)
-        raise _Refused(
-            f"{len(conflicts)} rows in {rows[0].folder.parent} hold other runs:\n"
-            f"{_first_five(f'{row.name}: {row.problem}' for row in conflicts)}\nKeep them and write "
-            f"elsewhere with --out FOLDER, or run them again with --again {names}"
-        )
-    unlike = _unlike_seeds(rows)
-    if unlike:
-        raise _Refused(
-            f"{len(unlike)} runs in {rows[0].folder.parent} are seeds of these rows with other "
-            f"parameters, and one row of a table has one set of them:\n{_first_five(unlike)}\nKeep them "
-            "and write elsewhere with --out FOLDER, or remove their folders"
-        )
-
-
 def _fail_wrong_targets(rows: Sequence[Row]) -> None:
     """Marks rows as failed whose targets are no linears of their base, where its shapes are known."""
     for row in rows:
@@ -326,28 +304,3 @@ def _fail_wrong_targets(rows: Sequence[Row]) -> None:
                 f"targets {row.resolved['targets']}: {error}; it has {kinds}",
             )
             row.resolved = {}
-
-
-def _unlike_seeds(rows: Sequence[Row]) -> list[str]:
-    """What keeps runs of other seeds from standing in the rows of the same name."""
-    asked = {row.asked["row"]: row.resolved for row in rows if row.resolved}
-    folders = {row.folder for row in rows}
-    unlike = []
-    for path in sorted(rows[0].folder.parent.glob(f"*/{FILE}")):
-        if path.parent in folders:
-            continue
-        try:
-            run = read_result(path)["run"]
-        except ValueError as error:
-            raise _Refused(str(error)) from error
-        wanted = asked.get(run["row"])
-        different = differences(run, wanted | {"seed": run["seed"]}) if wanted else []
-        if different:
-            unlike.append(f"{path.parent.name}: {'; '.join(different)}")
-    return unlike
-
-
-def _first_five(lines: Iterable[str]) -> str:
-    shown = [f"  {line}" for line in lines]
-    more = [f"  and {len(shown) - 5} more"] if len(shown) > 5 else []
-    return "\n".join([*shown[:5], *more])

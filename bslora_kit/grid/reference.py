@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from bslora_kit.grid.command import EXIT_INTERRUPTED, EXIT_REFUSED, main, parser
@@ -65,7 +66,7 @@ def resume(options: Sequence[str], folder: Path = REFERENCE) -> int:
     for command in commands:
         status = main(
             [*command, "--out", str(folder), *options],
-            end=lambda grid, runs: report(grid, runs, kept),
+            end=partial(report, kept=kept),
         )
         worst = max(worst, status)
         if status in (EXIT_REFUSED, EXIT_INTERRUPTED):

@@ -57,12 +57,11 @@ _HOW_TO_READ = (
     "that the rows are equal: the smallest visible difference is the true one that 8 of 10 such "
     "comparisons would have shown. Holm's method keeps the chance of any false alarm among the "
     "comparisons of a question, or of a table, below 5 % (the questions share no correction); an "
-    "interval is of one comparison alone, so "
-    "it may leave out 0 where Holm's method does not call the pair distinguishable. Each table takes "
-    "the noise of seeds from its own rows, so a pair that stands in two tables has two intervals. A "
-    "number in brackets behind a row is its count of trained parameters. At equal budget means: of the "
-    "other method's rows the one with the nearest count, at most 1.25 times apart; a row without such a "
-    "partner is left out."
+    "interval is of one comparison alone, so it may leave out 0 where Holm's method does not call the "
+    "pair distinguishable. Each table takes the noise of seeds from its own rows, so a pair that stands "
+    "in two tables has two intervals. A number in brackets behind a row is its count of trained "
+    "parameters. At equal budget means: of the other method's rows the one with the nearest count, at "
+    "most 1.25 times apart; a row without such a partner is left out."
 )
 
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from bslora_kit.evaluation.scores import Evaluation
 
 
-
 def save_adapter(model: Any, base_name: str, folder: Path) -> None:
     """Saves the adapter in one move.
 

@@ -20,7 +20,7 @@ A sweep (`python -m bslora_kit.grid GRID --sweep`) writes its outcome as such a 
 
 An adapter takes the rate of the nearest rank that was tried, by ratio: at one rate and one scaling an
 update of many ranks moves farther than one of few, so the best rate falls with the rank. Among rates of
-one rank the nearest gate or Kronecker size counts, which does to an update what a rank does.
+one rank the nearest gate or Kronecker size counts.
 """
 
 from __future__ import annotations
@@ -196,7 +196,8 @@ def _is_list_of_rates(entries: Any) -> bool:
         and bool(entries)
         and all(
             isinstance(entry, dict)
-            and all(type(size) is int and size >= 1 for size in _sizes(entry))
+            and _is_size(entry.get("rank"))
+            and _is_size(entry.get("share_size", 1))
             and type(entry.get("lr")) in (int, float)
             and 0 < entry["lr"] < math.inf
             for entry in entries
@@ -204,9 +205,8 @@ def _is_list_of_rates(entries: Any) -> bool:
     )
 
 
-def _sizes(entry: Mapping[str, Any]) -> list[Any]:
-    """What an entry of an outcome is found by; the share size only where its method has one."""
-    return [entry.get("rank"), *([entry["share_size"]] if "share_size" in entry else [])]
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value >= 1
 
 
 def _method_key(given: Mapping[str, Any]) -> str:

@@ -177,14 +177,15 @@ def summary(found: pandas.DataFrame) -> str:
         f"{span_of(smallest_of(found, len(found)))} points would have shown in 8 of 10 such comparisons"
         f"{HOLM_FIRST}, of {span_of(found['smallest'])} if it had been the only one."
     )
-    return f"{said} {ONE_SEED}" if found["stderr_seeds"].isna().any() else said
+    return " ".join([said, *one_seed(found)])
 
 
-def one_seed(found: pandas.DataFrame) -> str:
-    """What is said of contrasts some or all of which know nothing of other seeds."""
-    if found["stderr_seeds"].isna().all():
-        return ONE_SEED
-    return f"Where the ± of seeds is empty: {ONE_SEED}"
+def one_seed(found: pandas.DataFrame) -> list[str]:
+    """What has to be said of contrasts some or all of which know nothing of other seeds."""
+    unknown = found["stderr_seeds"].isna()
+    if unknown.any() and not unknown.all():
+        return [f"Where the ± of seeds is empty: {ONE_SEED}"]
+    return [ONE_SEED] * bool(unknown.any())
 
 
 def span_of(values: pandas.Series) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas
@@ -20,7 +21,7 @@ from bslora_kit.tables.pairs import comparisons_of, in_words, seed_scores, with_
 from bslora_kit.tables.results import runs_by_row, table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Finished:
     """The runs of a grid that are done.
 
@@ -75,12 +76,12 @@ class Finished:
         """`contrasts.contrasts` of these runs, which could be compared."""
         return contrasts_of(self.answers, asked)
 
-    @property
+    @cached_property
     def notes(self) -> list[str]:
         """What a reader must know of the table."""
         return about(self.results, self.table, clustered=self.answers is not None)
 
-    @property
+    @cached_property
     def lines(self) -> list[str]:
         """The notes, and what the comparisons of the table say."""
         compared = [] if self.pairs is None else in_words(self.table, self.pairs)

@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 from bslora_kit.figures import forest_plot, score_against_parameters, seed_dots
 from bslora_kit.files import write_text
 from bslora_kit.tables.cells import cells_printed
-from bslora_kit.tables.contrasts import ONE_SEED
+from bslora_kit.tables.contrasts import one_seed
 from bslora_kit.tables.finished import Finished
 from bslora_kit.tables.forms import RUN, texts, to_csv, to_latex, to_markdown, view_of
 from bslora_kit.tables.long_forms import long_to_html, long_to_latex, long_to_markdown
@@ -166,7 +166,7 @@ def _pair_sections(
 
 def _one_seed(pairs: pandas.DataFrame) -> list[str]:
     """What has to be said above intervals that know nothing of other seeds."""
-    return [f"<p>{ONE_SEED}</p>"] if pairs["stderr_seeds"].isna().any() else []
+    return [f"<p>{html.escape(line)}</p>" for line in one_seed(pairs)]
 
 
 def _told(gains: pandas.DataFrame, pairs: pandas.DataFrame) -> pandas.Series:

@@ -28,8 +28,7 @@ def pair_notes(pairs: pandas.DataFrame) -> list[str]:
         f"visible difference (seen in 8 of 10 such comparisons, before Holm) with {chance}, paired by "
         f"item and seed and clustered by fact. Holm's method over all {len(pairs)} pairs."
     ]
-    if single.any():
-        notes.append(one_seed(pairs))
+    notes += one_seed(pairs)
     notes.append(
         "McNemar's test counts the answers that only one of the two has right, all seeds together and "
         "every answer the same; exact, a fact counting once. It is about these trained models on other "

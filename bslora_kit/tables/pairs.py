@@ -166,8 +166,7 @@ def in_words(table: pandas.DataFrame, pairs: pandas.DataFrame) -> list[str]:
         f"{alone.median():.1f} points asked alone, {among.median():.1f} at Holm's first step (medians "
         f"over the pairs; the largest {size_of(alone.max())} and {size_of(among.max())}).",
     ]
-    if pairs["stderr_seeds"].isna().any():
-        said.append(one_seed(pairs))
+    said += one_seed(pairs)
     counted = int((pairs["p_mcnemar_holm"] < SIGNIFICANT).sum())
     said.append(
         f"McNemar's test, of these trained models alone and with all answers weighing the same: "

@@ -212,8 +212,7 @@ def _row(row: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], tasks: list[
     trained = bool(runs) and run["method"] != UNTRAINED
     scores = {
         task: over_seeds([score_on(task, x["eval"]) for x in runs]).mean
-        for task in tasks
-        if runs and all(task in x["eval"]["tasks"] for x in runs)
+        for task in (tasks if runs else ())
     }
     return {
         "row": row["row"],

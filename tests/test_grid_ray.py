@@ -83,17 +83,21 @@ def wait_until(true, what: str, seconds: float = PATIENCE) -> None:
 
 
 def jobs_of(node, runs: Path) -> dict[Path, psutil.Process]:
-    """Run folder -> process of each job on a node: of its processes those that hold a run's log open."""
+    """Run folder -> process of each job on a node.
+
+    Those that start a job hold its log open too for a moment, and so does the child that has not become
+    the job yet: the command line tells them apart.
+    """
     (raylet,) = node.all_processes["raylet"]
     found = {}
     for process in psutil.Process(raylet.process.pid).children(recursive=True):
         try:
+            if "bslora_kit.jobs.run_job" not in process.cmdline():
+                continue
             logs = [Path(file.path) for file in process.open_files() if file.path.endswith(LOG)]
         except psutil.Error:  # it has ended meanwhile
             continue
-        for log in logs:
-            if log.is_relative_to(runs):
-                found.setdefault(log.parent, process)
+        found |= {log.parent: process for log in logs if log.is_relative_to(runs)}
     return found
 
 
@@ -104,9 +108,15 @@ def rows_in_training(node, runs: Path) -> list[str]:
 
 
 def gpus_shared(node, runs: Path) -> list[str]:
-    """The GPUs that two jobs of a node see now; none while there are not two."""
+    """The GPUs that two jobs of a node see now; none while there are not two.
+
+    A job that is alone is held until it is not: how late the other starts is the machine's affair.
+    """
+    jobs = jobs_of(node, runs).values()
     try:
-        seen = [x.environ().get("CUDA_VISIBLE_DEVICES", "all") for x in jobs_of(node, runs).values()]
+        for job in jobs:
+            job.suspend() if len(jobs) == 1 else job.resume()
+        seen = [job.environ().get("CUDA_VISIBLE_DEVICES", "all") for job in jobs]
     except psutil.Error:  # one has ended meanwhile
         return []
     return seen if len(seen) == 2 else []

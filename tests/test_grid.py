@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import time
@@ -27,7 +28,7 @@ from bslora_kit.grid.estimate import Expected, expected_seconds
 from bslora_kit.grid.file import read_grid
 from bslora_kit.grid.options import assignment, parser
 from bslora_kit.grid.rows import again, rows_of
-from bslora_kit.grid.status_lines import StatusLines
+from bslora_kit.grid.status_lines import StatusLines, describe
 from bslora_kit.jobs import profiles
 from bslora_kit.jobs.parameters import DEFAULTS, METHODS, branches_of, resolve
 from bslora_kit.methods import SharedLoraConfig
@@ -479,10 +480,14 @@ def test_a_log_gets_a_line_now_and_then_and_one_for_each_row(tmp_path, monkeypat
         "eval": {"mean": 0.5, "mean_stderr": 0.01, "tasks": {}},
         "budget": {"trainable": 1234},
     }
+    write_items(rows[1], 0.5)
     status.finished(rows[1])
+    error = 100 * math.sqrt(0.25 / 10 / 8 * 80 / (80 - 8))  # of 80 facts in 8 tasks
     assert stream.getvalue().splitlines()[-1].split() == (
-        "1/2 lora-2-s0 50.00 ± 1.00 % 1,234 parameters 65 s".split()
+        f"1/2 lora-2-s0 50.00 ± {error:.2f} % 1,234 parameters 65 s".split()
     )
+    (rows[1].folder / "items.parquet").unlink()
+    assert describe(rows[1]).split() == "50.00 % 1,234 parameters 65 s".split()
 
 
 def test_best_values_are_those_of_the_highest_mean(tmp_path):

@@ -15,7 +15,6 @@ from bslora_kit.adapters.inspection import tensors_of_model
 from bslora_kit.figures.style import BRANCH_COLOURS
 from bslora_kit.figures.weight_view import condensed
 from bslora_kit.figures.weights import (
-    ablation_scores,
     energy_shares,
     overlap_bars,
     overlap_table,
@@ -187,27 +186,3 @@ def test_overlap_bars():
     table = overlap_table({"equal start": [*rows, more[1]], "own start": more})
     assert list(table.index) == ["equal start", "own start", "chance"]
     assert list(table["q_proj"]) == pytest.approx([0.6, 0.1, 0.1])
-
-
-def test_ablation_scores():
-    scores = pandas.DataFrame(
-        {
-            "left_out": ["nothing", "local", "inter"],
-            "value": [0.6, 0.55, 0.3],
-            "stderr": [0.02, 0.01, 0.02],
-        }
-    )
-    figure = ablation_scores(scores)
-    assert figure.layout.title.text == (
-        "Without inter the score falls from 60.0 to 30.0 %; "
-        "two such scores differ by up to 5.5 points by chance"
-    )
-    assert list(figure.data[0].x) == pytest.approx([60, 55, 30])
-    assert list(figure.data[0].error_x.array) == pytest.approx([3.92, 1.96, 3.92])
-    assert figure.layout.shapes[0].x0 == pytest.approx(60)
-    scores["value"] = [0.3, 0.26, 0.4]  # 4 points lower, where 1.96 x hypot(2, 1) = 4.4 may be chance
-    title = ablation_scores(scores).layout.title.text
-    assert title == (
-        "The lowest score, without local, is 26.0 %: no fall from 30.0 % is shown; "
-        "two such scores differ by up to 4.4 points by chance"
-    )

@@ -55,7 +55,10 @@ class Evaluation:
 
     @cached_property
     def scores(self) -> pandas.DataFrame:
-        """One row per task: task, metric, value (0 to 1), stderr, n. MMLU is weighted by size."""
+        """One row per task: task, metric, value (0 to 1), stderr, n. MMLU is weighted by size.
+
+        Errors here are lm_eval's, which take items as independent; `tables.one_run` counts a fact once.
+        """
         rows = []
         for task, items in self.items.groupby("task", sort=False):
             parts = [part["correct"] for _, part in items.groupby("subject", dropna=False)]

@@ -40,7 +40,6 @@ from bslora_kit.figures.transformations import (
     slice_map,
 )
 from bslora_kit.figures.weights import (
-    ablation_scores,
     energy_shares,
     overlap_bars,
     overlap_table,
@@ -49,7 +48,6 @@ from bslora_kit.figures.weights import (
 
 __all__ = [
     "Matrix",
-    "ablation_scores",
     "budget_by_scope",
     "contrast_plot",
     "cost_of_a_rank",

@@ -1,4 +1,4 @@
-"""Figures of what adapters have learned: energy, singular values, subspaces, ablation.
+"""Figures of what adapters have learned: energy, singular values, subspaces.
 
 Drawn from the rows and arrays of `bslora_kit.adapters.analysis`. Energy is ||s B' A'||_F^2 of a branch
 on a linear; an overlap is a mean squared cosine of principal angles, from 0 to 1.
@@ -15,9 +15,7 @@ import plotly.graph_objects as go
 
 from bslora_kit.figures.style import (
     BLACK,
-    BLUE,
     BRANCH_COLOURS,
-    ERROR_BAR,
     GREY,
     SCOPE_PATTERNS,
     SKY,
@@ -169,42 +167,6 @@ def overlap_bars(
     )
     figure.update_layout(barmode="group", height=400)
     figure.update_yaxes(range=[0, 1])
-    return figure
-
-
-def ablation_scores(scores: pandas.DataFrame) -> go.Figure:
-    """The score of a model with all its branches, and with some of them left out.
-
-    Args:
-        scores: one row each: `left_out` (what is left out, "nothing" first), `value` and `stderr`
-            (fractions).
-    """
-    whole, others = scores.iloc[0], scores.iloc[1:]
-    worst = others.loc[others["value"].idxmin()]
-    noise = ERROR_BAR * np.hypot(whole["stderr"], worst["stderr"])  # of two independent scores
-    title = (
-        f"Without {worst['left_out']} the score falls from {100 * whole['value']:.1f} to "
-        f"{100 * worst['value']:.1f} %"
-    )
-    if not whole["value"] - worst["value"] > noise:
-        title = (
-            f"The lowest score, without {worst['left_out']}, is {100 * worst['value']:.1f} %: "
-            f"no fall from {100 * whole['value']:.1f} % is shown"
-        )
-    title += f"; two such scores differ by up to {100 * noise:.1f} points by chance"
-    figure = blank(title, "mean of the eight tasks (%), bars: 95 % interval", "left out")
-    figure.add_scatter(
-        x=100 * scores["value"],
-        y=scores["left_out"],
-        mode="markers",
-        marker={"color": BLUE, "size": 10},
-        error_x={"array": 100 * ERROR_BAR * scores["stderr"].fillna(0)},
-        hovertemplate="without %{y}: %{x:.1f} %<extra></extra>",
-        showlegend=False,
-    )
-    figure.add_vline(x=100 * whole["value"], line={"color": GREY, "dash": "dot"})
-    figure.update_yaxes(autorange="reversed")
-    figure.update_layout(height=360, margin_l=150)
     return figure
 
 

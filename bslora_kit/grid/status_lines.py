@@ -6,6 +6,7 @@ neither silence nor a flood.
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import time
@@ -15,6 +16,8 @@ from typing import Any, TextIO
 from bslora_kit.grid.estimate import Expected
 from bslora_kit.grid.rows import Row
 from bslora_kit.jobs.progress import read_progress
+from bslora_kit.tables.one_run import mean_of
+from bslora_kit.tables.results import items_of
 
 _SECONDS_BETWEEN_LINES = 9.0
 _SECONDS_BETWEEN_REDRAWS = 1.0
@@ -116,9 +119,18 @@ def describe(row: Row) -> str:
     if scored["mean"] is None:
         score = f"{len(scored['tasks'])} tasks"
     else:
-        score = f"{100 * scored['mean']:6.2f} ± {100 * (scored['mean_stderr'] or 0):.2f} %"
+        score = f"{100 * scored['mean']:6.2f}{_error_of(row)} %"
     parameters = f"{row.result['budget']['trainable']:10,} parameters"
     return f"{score}  {parameters}  {row.seconds:4.0f} s" if row.seconds else f"{score}  {parameters}"
+
+
+def _error_of(row: Row) -> str:
+    """The standard error of a row's mean, as in the table; nothing where its items do not tell."""
+    try:
+        score = mean_of(items_of({"folder": row.folder}))
+    except ValueError:  # the table says what is wrong with them
+        return ""
+    return "" if score is None or math.isnan(score.stderr) else f" ± {score.stderr:.2f}"
 
 
 def _row_left(progress: Mapping[str, Any], expected: Expected, seconds: float, factor: float) -> float:

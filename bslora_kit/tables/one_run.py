@@ -1,45 +1,80 @@
-"""The scores of one result.json as tables for reading and drawing."""
+"""The scores of one run as tables for reading and drawing, from the items it answered.
+
+Errors are as in the tables of a grid: items that ask for one fact count once (`answers`), while those in
+result.json are lm-eval's, which take items as independent.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
 
 import pandas
 
-
-def scores_of(result: Mapping[str, Any]) -> pandas.DataFrame:
-    """One row a task: task, metric, value and stderr (fractions), n."""
-    columns = ["task", "metric", "value", "stderr", "n"]
-    rows = [{"task": task, **entry} for task, entry in result["eval"]["tasks"].items()]
-    return pandas.DataFrame(rows, columns=columns).astype({"value": float, "stderr": float})
+from bslora_kit.evaluation.tasks import GROUPS, metric_of
+from bslora_kit.tables.answers import ALL, Answers, scores_by_row
+from bslora_kit.tables.results import Score
 
 
-def mean_in_words(result: Mapping[str, Any]) -> str:
-    """The mean of the eight tasks with its standard error, as far as they are there."""
-    mean, error = result["eval"]["mean"], result["eval"]["mean_stderr"]
-    if mean is None:
+def scores_of(items: pandas.DataFrame) -> pandas.DataFrame:
+    """One row a task: task, metric, value and stderr (fractions), n.
+
+    Args:
+        items: `Evaluation.items`, or a run's items.parquet.
+    """
+    found, sizes = _scores(items), items["task"].value_counts(sort=False)
+    rows = [
+        (task, metric_of(task), found[task].mean / 100, found[task].stderr / 100, n)
+        for task, n in sizes.items()
+    ]
+    return pandas.DataFrame(rows, columns=["task", "metric", "value", "stderr", "n"])
+
+
+def mean_of(items: pandas.DataFrame) -> Score | None:
+    """The mean of the eight tasks in percent with its standard error; None unless all eight are there.
+
+    Args:
+        items: as in `scores_of`.
+    """
+    there = set(items["task"])
+    return _scores(items)[ALL] if any(there.issuperset(eight) for eight in GROUPS.values()) else None
+
+
+def mean_in_words(items: pandas.DataFrame) -> str:
+    """The mean of the eight tasks with its standard error, as far as they are there.
+
+    Args:
+        items: as in `scores_of`.
+    """
+    score = mean_of(items)
+    if score is None:
         return "no mean: it takes all eight tasks"
-    if error is None:
-        return f"mean of the eight tasks: {mean:.1%} (a standard error takes two items a task)"
-    words = "binomial standard error, as if items were independent"
-    return f"mean of the eight tasks: {mean:.1%} ± {error:.1%} ({words})"
+    if math.isnan(score.stderr):
+        return f"mean of the eight tasks: {score.mean:.1f} % (a standard error takes more facts)"
+    words = "standard error, items of one fact counted once"
+    return f"mean of the eight tasks: {score.mean:.1f} ± {score.stderr:.1f} % ({words})"
 
 
-def kinds_of(result: Mapping[str, Any]) -> pandas.DataFrame:
+def kinds_of(items: pandas.DataFrame) -> pandas.DataFrame:
     """Scores by kind of fact over all tasks together: index kind; columns percent, stderr, items.
 
-    stderr is the binomial standard error in points, missing for a single item. Empty where the items
-    have no kinds, as in the real tasks.
+    stderr is the standard error in points, missing for a single fact. Empty where the items have no
+    kinds, as in the real tasks.
+
+    Args:
+        items: as in `scores_of`.
     """
-    entries = [
-        {"kind": kind, "right": entry["value"] * entry["n"], "items": entry["n"]}
-        for task in result["eval"]["tasks"].values()
-        for kind, entry in task["by_kind"].items()
-    ]
-    frame = pandas.DataFrame(entries, columns=["kind", "right", "items"])
-    sums = frame.groupby("kind", sort=False).sum()
-    percent = (100 * sums["right"] / sums["items"]).astype(float)
-    variance = percent * (100 - percent) / (sums["items"] - 1).where(sums["items"] > 1)
-    columns = {"percent": percent, "stderr": variance.astype(float) ** 0.5}
-    return pandas.DataFrame(columns).round(1).join(sums["items"])
+    known = items.dropna(subset="kind")
+    sizes = known["kind"].value_counts(sort=False).rename_axis("kind")
+    found = _scores(known.assign(task=known["kind"]))
+    columns = {
+        "percent": [found[kind].mean for kind in sizes.index],
+        "stderr": [found[kind].stderr for kind in sizes.index],
+    }
+    return pandas.DataFrame(columns, index=sizes.index).round(1).assign(items=sizes)
+
+
+def _scores(items: pandas.DataFrame) -> dict[str, Score]:
+    """Task (or `ALL`) -> score in percent."""
+    run = items[["correct"]].astype(float).set_axis(pandas.MultiIndex.from_tuples([("run", 0)]), axis=1)
+    found = scores_by_row(Answers(items[["task", "fact"]], run, {}))
+    return {task: score for (_, task), score in found.items()}

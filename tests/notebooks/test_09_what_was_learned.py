@@ -116,13 +116,29 @@ def test_without_all_branches_the_model_is_the_base(notebook):
     assert losses["nothing"] < losses["all three"]
 
 
-def test_scores_in_table_and_picture_agree(notebook):
-    (table,) = [table for table in tables(notebook) if "left_out" in table]
-    points = figure(notebook, ("Without", "The lowest score")).data[0]
-    assert list(points.y) == list(table["left_out"])
-    assert list(points.x) == pytest.approx(list(100 * table["value"]), abs=0.06)
-    right = table["value"] * 8 * ITEMS  # so many of 16 items
+def test_scores_without_branches_in_table_and_picture_agree(notebook):
+    (table,) = [table for table in tables(notebook) if "score" in table]
+    assert list(table.index) == [
+        f"without {name}" for name in ("nothing", "local", "intra", "inter", "all three")
+    ]
+    right = table["score"] / 100 * 8 * ITEMS  # so many of 16 items
     assert list(right) == pytest.approx(list(right.round()), abs=0.01)
+    assert list(table["difference"]) == pytest.approx(
+        list(table["score"] - table["score"].iloc[0]), abs=0.0011
+    )
+    changed = table[1:]
+    shown = figure(notebook, "Distinguishable from the whole adapter")
+    drawn = {
+        name: (value, value - below, value + above)
+        for points in shown.data
+        for name, value, below, above in zip(
+            points.y, points.x, points.error_x.arrayminus, points.error_x.array, strict=True
+        )
+    }
+    for name, row in changed.iterrows():
+        assert drawn[name] == pytest.approx((row["difference"], row["low"], row["high"]), abs=0.0011)
+    told = int((changed["p_holm"] < 0.05).sum())
+    assert shown.layout.title.text.endswith(f": {told} of 4 rows")
 
 
 def test_the_most_missed_branch_is_named_with_its_lead(notebook):
@@ -144,7 +160,8 @@ def test_kinds_of_facts_are_compared_item_by_item(notebook):
     change = table["with the adapter (%)"] - table["base (%)"]
     middle = (table["change from"] + table["to (95 %)"]) / 2
     assert list(middle) == pytest.approx(list(change), abs=0.11)
-    clear = [kind for kind, row in table.iterrows() if row["change from"] > 0]
+    better = (table["p (Holm)"] < 0.05) & (table["change from"] > 0)
+    clear = list(table.index[better])
     assert f"Clearly better with the adapter: **{', '.join(clear) or 'none'}**" in words(notebook)
 
 

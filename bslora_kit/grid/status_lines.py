@@ -16,8 +16,6 @@ from typing import Any, TextIO
 from bslora_kit.grid.estimate import Expected
 from bslora_kit.grid.rows import Row
 from bslora_kit.jobs.progress import read_progress
-from bslora_kit.tables.one_run import mean_of
-from bslora_kit.tables.results import items_of
 
 _SECONDS_BETWEEN_LINES = 9.0
 _SECONDS_BETWEEN_REDRAWS = 1.0
@@ -126,6 +124,9 @@ def describe(row: Row) -> str:
 
 def _error_of(row: Row) -> str:
     """The standard error of a row's mean, as in the table; nothing where its items do not tell."""
+    from bslora_kit.tables.one_run import mean_of  # pandas takes seconds: help and errors come at once
+    from bslora_kit.tables.results import items_of
+
     try:
         score = mean_of(items_of({"folder": row.folder}))
     except ValueError:  # the table says what is wrong with them

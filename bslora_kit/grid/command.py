@@ -185,7 +185,7 @@ def _run(grid: Grid, rows: list[Row], profile: Profile, engine: Engine, options:
 
 def _further(grid: Grid, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The rows of the next round of a sweep; says for what they are."""
-    from bslora_kit.tables import read_results  # pandas and plotly, which no running grid needs
+    from bslora_kit.tables import read_results  # pandas and plotly take seconds
 
     results = read_results(rows[0].folder.parent)
     further = sweep.widened(grid, results, _diverged(rows))

@@ -24,7 +24,7 @@ def report(grid: Grid, folder: Path, kept: dict[str, Finished] | None = None) ->
     Returns:
         False where runs are there that one table cannot hold; why is printed.
     """
-    from bslora_kit import tables  # pandas and plotly, which no running grid needs
+    from bslora_kit import tables  # pandas and plotly take seconds
 
     results = tables.read_results(folder)
     if not results:

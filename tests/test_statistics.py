@@ -26,7 +26,6 @@ from bslora_kit.statistics import (
     mean_interval,
     paired_difference,
     paired_over_seeds,
-    score_over_seeds,
     smallest_difference,
 )
 
@@ -272,16 +271,16 @@ def test_an_interval_of_few_items_has_their_freedom_however_many_seeds_are_known
     assert interval_of(influence_of(values), tiny).freedom == pytest.approx(3, abs=1e-3)
 
 
-def test_a_score_over_seeds_has_its_errors_apart(draw):
+def test_a_mean_over_seeds_has_its_errors_apart(draw):
     runs_of_a = [a for a, _ in runs(draw, 0.1)]
-    score = score_over_seeds(runs_of_a)
     values = numpy.stack([run["correct"] for run in runs_of_a], axis=1)
-    assert score.mean == pytest.approx(values.mean())
-    assert score.error_seeds == pytest.approx(scipy.stats.sem(values.mean(axis=0)))
-    assert score.low < score.mean < score.high
-    assert math.isnan(score_over_seeds(runs_of_a[:1]).error_seeds)
-    with pytest.raises(ValueError, match="no run; pass the items"):
-        score_over_seeds([])
+    by_seed = influence_of(values)
+    assert by_seed.means.mean() == pytest.approx(values.mean())
+    errors = errors_of(by_seed)
+    assert errors.seeds == pytest.approx(scipy.stats.sem(values.mean(axis=0)))
+    assert errors.items == pytest.approx(scipy.stats.sem(values.mean(axis=1)))
+    alone = errors_of(influence_of(values[:, :1]))
+    assert math.isnan(alone.seeds) and alone.both == pytest.approx(scipy.stats.sem(values[:, 0]))
 
 
 def test_holm_by_its_definition():

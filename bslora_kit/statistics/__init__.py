@@ -8,11 +8,9 @@ tell together how much (`seeds`).
 """
 
 from bslora_kit.statistics.comparing import (
-    Score,
     matched,
     paired_difference,
     paired_over_seeds,
-    score_over_seeds,
 )
 from bslora_kit.statistics.crossed import (
     Errors,
@@ -40,7 +38,6 @@ __all__ = [
     "McNemar",
     "MeanInterval",
     "PairedDifference",
-    "Score",
     "SeedNoise",
     "SeedVariance",
     "crossed_difference",
@@ -54,7 +51,6 @@ __all__ = [
     "mean_interval",
     "paired_difference",
     "paired_over_seeds",
-    "score_over_seeds",
     "seed_noise",
     "smallest_difference",
     "unsteady_rows",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy
 from numpy.typing import ArrayLike
@@ -13,17 +13,6 @@ from bslora_kit.statistics.crossed import PairedDifference, crossed_difference
 
 if TYPE_CHECKING:
     import pandas
-
-
-class Score(NamedTuple):
-    """A method's mean score over seeds, as a fraction; errors as in `PairedDifference`."""
-
-    mean: float
-    standard_error: float
-    low: float
-    high: float
-    error_items: float
-    error_seeds: float
 
 
 def paired_difference(
@@ -81,23 +70,6 @@ def paired_over_seeds(
     first, answers = matched(runs)
     differences = answers[:, 0::2] - answers[:, 1::2]
     return crossed_difference(differences, first["fact"], first["task"], level)
-
-
-def score_over_seeds(runs: Sequence[pandas.DataFrame], level: float = 0.95) -> Score:
-    """The mean score of one method over its seeds, errors of items and seeds apart.
-
-    Args:
-        runs: per seed the items, as in `paired_over_seeds`.
-        level: of the interval.
-
-    Raises:
-        ValueError: for no run, or runs that did not answer the same items.
-    """
-    if not runs:
-        raise ValueError("no run; pass the items of at least one seed")
-    first, answers = matched({f"run {number}": run for number, run in enumerate(runs, 1)})
-    found = crossed_difference(answers, first["fact"], first["task"], level)
-    return Score(*found[:4], found.error_items, found.error_seeds)
 
 
 def matched(runs: Mapping[str, pandas.DataFrame]) -> tuple[pandas.DataFrame, numpy.ndarray]:

@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
@@ -108,7 +107,7 @@ def kill(driver: subprocess.Popen[str], target: str, draw: random.Random) -> boo
         family = psutil.Process(driver.pid).children(recursive=True)
         driver.kill()
         driver.wait()
-        _, alive = psutil.wait_procs(family, timeout=30)
+        _, alive = psutil.wait_procs(family, timeout=120)
         assert not alive, f"{alive} outlive their driver"
         return True
     found = []
@@ -118,16 +117,20 @@ def kill(driver: subprocess.Popen[str], target: str, draw: random.Random) -> boo
                 found.append(process)
         except psutil.Error:  # it has ended meanwhile
             continue
-    if found:
-        os.kill(draw.choice(found).pid, signal.SIGKILL)
+    try:
+        if found:
+            draw.choice(found).kill()
+    except psutil.NoSuchProcess:
+        return False
     return bool(found)
 
 
 def check_files(runs: Path) -> None:
     """Every file that has its final name is whole; history.jsonl grows line by line until the end."""
-    for path in runs.rglob("*"):
+    # Unlike rglob, walk does not mind a folder that a job removes meanwhile.
+    for path in [Path(folder, name) for folder, _, names in os.walk(runs) for name in names]:
         name = str(path.relative_to(runs))
-        if ".part" in name or ".writing" in name or not path.is_file():
+        if ".part" in name or ".writing" in name:
             continue
         try:
             if path.suffix in (".json", ".ipynb"):

@@ -430,6 +430,23 @@ def test_a_lost_job_is_started_again_until_its_retries_are_used_up(tmp_path):
     assert "failed: worker gone" in stream.getvalue()
 
 
+@pytest.mark.parametrize("killed_with", ["its driver", "its machine"])
+def test_a_row_killed_behind_its_result_keeps_no_checkpoints(tmp_path, killed_with):
+    rows = rows_in(tmp_path)
+    base, lora = rows
+    engine = BrittleEngine({"base-s0": [None], "lora-2-s0": ["node gone"]})
+    for row in rows:
+        (row.folder / "checkpoints" / "step-2").mkdir(parents=True)
+    if killed_with == "its driver":
+        write_result(base)
+        base.look()
+    status = StatusLines(rows, 1, {row.name: Expected() for row in rows}, io.StringIO())
+    run_rows(rows, engine, status, retries=0)
+    assert engine.starts == [row.name for row in rows][killed_with == "its driver" :]
+    assert base.state == "done" and not (base.folder / "checkpoints").exists()
+    assert lora.state == "failed" and (lora.folder / "checkpoints" / "step-2").is_dir()
+
+
 # ---- what it says ------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -43,12 +45,14 @@ def environment(data, monkeypatch) -> None:
     monkeypatch.setenv("BSLORA_KIT_DATA", str(data))
 
 
-def driver(folder: Path, steps: int) -> subprocess.Popen:
+@contextmanager
+def driver(folder: Path, steps: int) -> Iterator[subprocess.Popen]:
+    """A running driver, which does not outlive a failed test."""
     grid = folder / "two.yaml"
     grid.write_text(GRID)
     options = ["--profile", "tiny", "--jobs", "2", "--out", str(folder / "runs")]
     sets = ["--set", f"steps={steps}", "--set", "limit=2"]
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "bslora_kit.grid", str(grid), *options, *sets],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -56,10 +60,14 @@ def driver(folder: Path, steps: int) -> subprocess.Popen:
         cwd=paths.ROOT,
         # A shell starts what it puts in the background deaf to SIGINT, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def wait_until(true, what: str, seconds: float = 120) -> None:
+def wait_until(true, what: str, seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"{what}: not within {seconds} s"
@@ -73,7 +81,7 @@ def test_a_killed_driver_takes_its_jobs_along_and_the_next_one_goes_on(tmp_path)
         wait_until((base / "result.json").is_file, "the base is done")
         wait_until(lambda: (trained / "checkpoints").is_dir(), "the other row has a checkpoint")
         first.kill()
-    wait_until(lambda: not is_locked(trained), "the killed driver's job ends", 30)
+    wait_until(lambda: not is_locked(trained), "the killed driver's job ends")
     reached = len((trained / "history.jsonl").read_text().splitlines())
     assert 0 < reached < STEPS and not (trained / "result.json").exists()
     written = (base / "result.json").stat().st_mtime_ns
@@ -95,7 +103,8 @@ def test_a_killed_driver_takes_its_jobs_along_and_the_next_one_goes_on(tmp_path)
     machine = json.loads((trained / "result.json").read_text())["machine"]
     assert machine["threads"] == max(1, machine["cores"] // 2)
     assert (folder / "table.html").is_file() and "BSLoRA (SS)" in output
-    assert len(output.splitlines()) < 40
+    # How many lines say how long it still takes is a matter of the machine.
+    assert len([line for line in output.splitlines() if " left  |  " not in line]) < 40
 
     with driver(tmp_path, STEPS) as third:
         output = third.communicate()[0]
@@ -111,7 +120,7 @@ def test_an_interrupted_driver_ends_its_jobs_and_says_how_to_go_on(tmp_path):
         output = stopped.communicate()[0]
     assert stopped.returncode == 130
     assert "of 2 runs done; the same command goes on" in output
-    wait_until(lambda: not is_locked(trained), "the job ends", 30)
+    wait_until(lambda: not is_locked(trained), "the job ends")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere jobs are not forked")

@@ -229,19 +229,20 @@ def test_training_leaves_the_main_thread_to_the_callbacks(clock):
 
 
 def test_an_interrupt_ends_the_run_too(clock):
-    panel, ended = TrainingPanel(5), threading.Event()
+    panel, began, ended = TrainingPanel(5), threading.Event(), threading.Event()
 
     def work(report, should_stop):
+        began.set()
         while not should_stop():
             threading.Event().wait(0.01)
         ended.set()
 
     async def cell():
         running = asyncio.ensure_future(panel.run(work))
-        await asyncio.sleep(0.05)
+        assert await asyncio.to_thread(began.wait, 60)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
 
     asyncio.run(cell())
-    assert ended.wait(10)
+    assert ended.wait(60)

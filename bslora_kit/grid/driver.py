@@ -45,6 +45,9 @@ def run_rows(rows: Sequence[Row], engine: Engine, status: StatusLines, retries: 
             for nothing. What is missing is whatever the disk did not take.
     """
     waiting = [row for row in rows if row.state == "missing"]
+    for row in rows:
+        if row.state == "done" and not is_locked(row.folder):
+            _tidy(row)
     running: list[tuple[Row, RunningJob]] = []
     losses: Counter[str] = Counter()
     with _terminable():
@@ -88,7 +91,7 @@ def _start(row: Row, engine: Engine) -> RunningJob:
 
 
 def _remove(folder: Path, *patterns: str) -> None:
-    """Removes what a job has left behind that nobody reads again."""
+    """Removes files and folders of a run."""
     for path in [path for pattern in patterns for path in folder.glob(pattern)]:
         if path.is_dir():
             shutil.rmtree(path)
@@ -112,7 +115,7 @@ def _collect(row: Row, end: End, final: bool) -> bool:
     if row.state == "missing":
         row.state = "failed"
         text = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
-        _remove(row.folder, LOG, "*.part*")  # before error.txt, which may need their room
+        _tidy(row)  # before error.txt, which may need their room
         error = row.folder / "error.txt"
         if not error.is_file():
             ended = end.reason or f"the job's process ended with status {end.status}"
@@ -120,8 +123,15 @@ def _collect(row: Row, end: End, final: bool) -> bool:
                 ended = os.strerror(errno.ENOSPC)
             record_failure(row.folder, ended, text[-4000:])
         row.problem = error.read_text(encoding="utf-8").splitlines()[0]
-    _remove(row.folder, LOG, "*.part*")
+    _tidy(row)
     return True
+
+
+def _tidy(row: Row) -> None:
+    """Removes what nobody reads again, which a killed job leaves behind."""
+    _remove(row.folder, LOG, "*.part*")
+    if row.state == "done":
+        _remove(row.folder, "checkpoints")
 
 
 @contextmanager

@@ -163,6 +163,7 @@ def execute(
         kernel_name="python3",
         progress_bar=False,
         start_timeout=_START_TIMEOUT,
+        iopub_timeout=_START_TIMEOUT,  # between a cell's reply and the kernel being idle; 4 by default
         cwd=NOTEBOOKS,
         kernel_manager_class=KernelManager,
         store_widget_state=False,

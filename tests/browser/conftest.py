@@ -32,6 +32,7 @@ from bslora_kit.paths import NOTEBOOKS
 START_SECONDS = 180  # the server beside other tests
 RUN_MILLISECONDS = 300_000  # all cells of a notebook beside other tests
 CONTROLS = "button|checkbox|combobox|link|listbox|slider|spinbutton|textbox"  # roles
+PATIENCE = 180_000  # milliseconds, beside other tests
 SETTINGS = {  # what JupyterLab would ask, fetch or leave undrawn
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
     "notebook-extension/tracker": {"windowingMode": "none"},
@@ -168,7 +169,10 @@ def server(tmp_path_factory) -> Iterator[Server]:
         yield found
     finally:
         process.terminate()  # shuts its kernels down
-        process.wait(timeout=60)
+        try:
+            process.wait(timeout=60)
+        finally:
+            process.kill()
 
 
 @pytest.fixture(scope="session")
@@ -191,6 +195,7 @@ def browser() -> Iterator[Any]:
 def page(browser) -> Iterator[Any]:
     """An empty page of 1280 x 900, without cookies of other tests."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE)
     yield context.new_page()
     context.close()
 

@@ -56,8 +56,11 @@ def test_axes_filter_and_table_by_keyboard(open_notebook, rows):
     page.get_by_label("across (x)").focus()
     page.keyboard.press("ArrowDown")
     plot.locator(".xtitle", has_text="ratio").wait_for()
-    page.get_by_label("up (y)").focus()
-    page.keyboard.type(TASK[:6])
+    up = page.get_by_label("up (y)")
+    up.focus()
+    options = up.locator("option").all_text_contents()
+    for _ in range(options.index(TASK) - options.index("mean")):
+        page.keyboard.press("ArrowDown")
     plot.locator(".ytitle", has_text=TASK).wait_for()
     expected = sorted((ratio, score) for _, ratio, score in trained.values())
     assert points(plot) == [pytest.approx(point) for point in expected]

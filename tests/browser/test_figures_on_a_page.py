@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 
 FIGURES = 6
-SLOW = 4  # seconds that Plotly.js takes; anywidget gives a widget 2 to start
+TOO_LATE = 3_000  # milliseconds that Plotly.js takes at least; anywidget gives a widget 2 s to start
 LIBRARY_BYTES = 1_600_000  # Plotly.js, compressed
-SLOW_LIBRARY = """seconds => {
+SLOW_LIBRARY = """() => {
     const Fast = DecompressionStream
+    const may_come = new Promise(done => { globalThis.letLibraryCome = done })
     globalThis.DecompressionStream = function (format) {
         const { readable, writable } = new Fast(format)
-        const wait = () => new Promise(done => setTimeout(done, 1000 * seconds))
-        return { readable: readable.pipeThrough(new TransformStream({ start: wait })), writable }
+        const held = new TransformStream({ start: () => may_come })
+        return { readable: readable.pipeThrough(held), writable }
     }
 }"""
 MAKE_FIGURES = f"""
@@ -58,10 +59,13 @@ def test_figures_wait_for_a_slow_library_and_show_the_last_numbers(write_noteboo
     name = write_notebook("six_figures.ipynb", [MAKE_FIGURES, MOVE_THEM])
     notebook = open_notebook(name)
     page = notebook.page
-    page.evaluate(SLOW_LIBRARY, SLOW)
+    page.evaluate(SLOW_LIBRARY)
     notebook.run_all()
     waiting = page.get_by_text("The figure is loading.")
+    waiting.nth(FIGURES - 1).wait_for()
+    page.wait_for_timeout(TOO_LATE)
     assert waiting.count() == FIGURES  # and all have got the numbers of the second cell
+    page.evaluate("() => globalThis.letLibraryCome()")
     page.locator(".jupyter-widgets .gtitle").nth(FIGURES - 1).wait_for(timeout=30_000)
     expected = [[2, 10 + n] for n in range(FIGURES)]
     assert heights(page) == expected

@@ -58,6 +58,7 @@ def executed(path: Path, tmp_path: Path, parameters: Mapping[str, Any] | None = 
             kernel_name="python3",
             cwd=tmp_path,
             start_timeout=START_TIMEOUT,
+            iopub_timeout=START_TIMEOUT,
             progress_bar=False,
             store_widget_state=False,
             kernel_manager_class=_manager_with_sockets_in(sockets),

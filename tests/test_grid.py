@@ -447,6 +447,17 @@ def test_a_row_killed_behind_its_result_keeps_no_checkpoints(tmp_path, killed_wi
     assert lora.state == "failed" and (lora.folder / "checkpoints" / "step-2").is_dir()
 
 
+def test_checkpoints_that_cannot_be_removed_hinder_no_other_row(tmp_path):
+    base, lora = rows_in(tmp_path)
+    write_result(base)
+    base.look()
+    (tmp_path / "elsewhere").mkdir()
+    (base.folder / "checkpoints").symlink_to(tmp_path / "elsewhere")
+    status = StatusLines([base, lora], 1, {row.name: Expected() for row in (base, lora)}, io.StringIO())
+    run_rows([base, lora], BrittleEngine({"lora-2-s0": [None]}), status, retries=0)
+    assert lora.state == "done" and (tmp_path / "elsewhere").is_dir()
+
+
 # ---- what it says ------------------------------------------------------------------------------------
 
 
@@ -505,6 +516,9 @@ def test_a_log_gets_a_line_now_and_then_and_one_for_each_row(tmp_path, monkeypat
     )
     (rows[1].folder / "items.parquet").unlink()
     assert describe(rows[1]).split() == "50.00 % 1,234 parameters 65 s".split()
+    mmlu = {"mini_mmlu": {"value": 0.25, "stderr": 0.02}}
+    rows[1].result["eval"] = {"mean": None, "mean_stderr": None, "tasks": mmlu}
+    assert describe(rows[1]).split() == "25.00 % 1,234 parameters 65 s".split()
 
 
 def test_best_values_are_those_of_the_highest_mean(tmp_path):

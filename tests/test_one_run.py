@@ -10,7 +10,7 @@ import pytest
 from statsmodels.api import OLS
 
 from bslora_kit.paths import RUNS
-from bslora_kit.tables.one_run import kinds_of, mean_in_words, mean_of, scores_of
+from bslora_kit.tables.one_run import kinds_of, score_in_words, score_of_items, scores_of
 
 GRID = RUNS / "reference" / "placement"
 COLUMNS = ["task", "metric", "value", "stderr", "n"]
@@ -44,10 +44,10 @@ def test_each_task_counts_a_fact_once(items):
 
 def test_the_mean_is_that_of_the_grids_table(items):
     table = pandas.read_csv(GRID / "table.csv").set_index("row")
-    score = mean_of(items)
+    score = score_of_items(items)
     assert score.mean == pytest.approx(table.loc["base", "mean"])
     assert score.stderr == pytest.approx(table.loc["base", "stderr"])
-    assert mean_in_words(items) == (
+    assert score_in_words(items) == (
         f"mean of the eight tasks: {score.mean:.1f} ± {score.stderr:.1f} % "
         "(standard error, items of one fact counted once)"
     )
@@ -70,13 +70,22 @@ def test_items_without_facts_stand_alone_and_have_no_kinds(items):
         assert row.stderr == pytest.approx(correct.std() / math.sqrt(len(correct)))
     found = kinds_of(real)
     assert list(found) == ["percent", "stderr", "items"] and not len(found)
-    assert mean_of(real) is not None
+    assert score_in_words(real).endswith("% (standard error, items taken as independent)")
+
+
+def test_mmlu_alone_has_the_score_of_its_table():
+    grid = RUNS / "reference" / "tied_lora_mmlu"
+    table = pandas.read_csv(grid / "table.csv").set_index("row").loc["3-8b-base"]
+    items = pandas.read_parquet(grid / "3-8b-base-s0" / "items.parquet")
+    score = score_of_items(items)
+    assert (score.mean, score.stderr) == pytest.approx((table["mean"], table["stderr"]))
+    assert score_in_words(items).startswith(f"MMLU: {score.mean:.1f} ± {score.stderr:.1f} %")
 
 
 def test_too_few_tasks_or_facts_are_said(items):
     some = items[items["task"] != "mini_boolq"]
-    assert mean_of(some) is None
-    assert mean_in_words(some) == "no mean: it takes all eight tasks"
+    assert score_of_items(some) is None
+    assert score_in_words(some) == "no mean: it takes all eight tasks"
     one = items.groupby("task", sort=False).head(1)
-    assert mean_in_words(one).endswith("% (a standard error takes more facts)")
+    assert score_in_words(one).endswith("% (a standard error takes more items)")
     assert scores_of(one)["stderr"].isna().all() and scores_of(one)["n"].eq(1).all()

@@ -68,7 +68,7 @@ def scores_by_task(scores: pandas.DataFrame) -> go.Figure:
     title = f"Best on {best['task']} ({100 * best['value']:.1f} %)"
     if len(scores) > 1:
         title += f", worst on {worst['task']} ({100 * worst['value']:.1f} %)"
-    figure = blank(title, "score (%), bars: 95 % interval, items of one fact counted once", None)
+    figure = blank(title, "score (%), bars: 95 % interval", None)
     figure.add_scatter(
         x=100 * scores["value"],
         y=scores["task"],

@@ -17,7 +17,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bslora_kit.grid.engine import LOG, End, Engine, RunningJob
@@ -46,17 +46,19 @@ def run_rows(rows: Sequence[Row], engine: Engine, status: StatusLines, retries: 
     """
     waiting = [row for row in rows if row.state == "missing"]
     for row in rows:
-        if row.state == "done" and not is_locked(row.folder):
-            _tidy(row)
+        if row.state == "done":
+            _drop_checkpoints(row.folder)
     running: list[tuple[Row, RunningJob]] = []
     losses: Counter[str] = Counter()
     with _terminable():
         try:
             while waiting or running:
                 ended = [(row, job, end) for row, job in running if (end := job.poll()) is not None]
+                now = time.monotonic()  # of all, before the first is told of
+                for row, job, _ in ended:
+                    row.seconds = now - job.began if job.began else 0.0
                 for row, job, end in ended:
                     running.remove((row, job))
-                    row.seconds = time.monotonic() - job.began if job.began else 0.0
                     losses[row.name] += end.lost
                     if _collect(row, end, final=losses[row.name] > retries):
                         status.finished(row)
@@ -131,7 +133,15 @@ def _tidy(row: Row) -> None:
     """Removes what nobody reads again, which a killed job leaves behind."""
     _remove(row.folder, LOG, "*.part*")
     if row.state == "done":
-        _remove(row.folder, "checkpoints")
+        _drop_checkpoints(row.folder)
+
+
+def _drop_checkpoints(folder: Path) -> None:
+    """Removes those of a row that is done, unless another process is at it or the folder is not ours."""
+    checkpoints = folder / "checkpoints"
+    with suppress(OSError):
+        if checkpoints.exists() and not is_locked(folder):
+            shutil.rmtree(checkpoints)
 
 
 @contextmanager

@@ -113,22 +113,24 @@ def describe(row: Row) -> str:
     """A finished row in words: its score, parameters and time, or why it failed."""
     if row.state != "done":
         return f"{row.state}: {row.problem}"[:160]
-    scored = row.result["eval"]
-    if scored["mean"] is None:
-        score = f"{len(scored['tasks'])} tasks"
+    from bslora_kit.tables.results import score_of  # pandas takes seconds: help and errors come at once
+
+    found, _ = score_of(row.result["eval"])
+    if found is None:
+        score = f"{len(row.result['eval']['tasks'])} tasks"
     else:
-        score = f"{100 * scored['mean']:6.2f}{_error_of(row)} %"
+        score = f"{found:6.2f}{_error_of(row)} %"
     parameters = f"{row.result['budget']['trainable']:10,} parameters"
     return f"{score}  {parameters}  {row.seconds:4.0f} s" if row.seconds else f"{score}  {parameters}"
 
 
 def _error_of(row: Row) -> str:
-    """The standard error of a row's mean, as in the table; nothing where its items do not tell."""
-    from bslora_kit.tables.one_run import mean_of  # pandas takes seconds: help and errors come at once
+    """The standard error of this run's score, by fact; nothing where its items do not tell."""
+    from bslora_kit.tables.one_run import score_of_items
     from bslora_kit.tables.results import items_of
 
     try:
-        score = mean_of(items_of({"folder": row.folder}))
+        score = score_of_items(items_of({"folder": row.folder}))
     except ValueError:  # the table says what is wrong with them
         return ""
     return "" if score is None or math.isnan(score.stderr) else f" ± {score.stderr:.2f}"

@@ -19,9 +19,9 @@ def scores_of(items: pandas.DataFrame) -> pandas.DataFrame:
     """One row a task: task, metric, value and stderr (fractions), n.
 
     Args:
-        items: `Evaluation.items`, or a run's items.parquet.
+        items: `Evaluation.items`, or `results.items_of` a run.
     """
-    found, sizes = _scores(items), items["task"].value_counts(sort=False)
+    found, sizes = _scores(items), items.groupby("task", sort=False, observed=True).size()
     rows = [
         (task, metric_of(task), found[task].mean / 100, found[task].stderr / 100, n)
         for task, n in sizes.items()
@@ -29,29 +29,35 @@ def scores_of(items: pandas.DataFrame) -> pandas.DataFrame:
     return pandas.DataFrame(rows, columns=["task", "metric", "value", "stderr", "n"])
 
 
-def mean_of(items: pandas.DataFrame) -> Score | None:
-    """The mean of the eight tasks in percent with its standard error; None unless all eight are there.
+def score_of_items(items: pandas.DataFrame) -> Score | None:
+    """What rows are compared by, in percent: the mean of the eight tasks, or MMLU where it is all.
 
     Args:
         items: as in `scores_of`.
+
+    Returns:
+        The score with its errors; None where neither is there.
     """
     there = set(items["task"])
-    return _scores(items)[ALL] if any(there.issuperset(eight) for eight in GROUPS.values()) else None
+    whole = _is_mmlu(there) or any(there.issuperset(eight) for eight in GROUPS.values())
+    return _scores(items)[ALL] if whole else None
 
 
-def mean_in_words(items: pandas.DataFrame) -> str:
-    """The mean of the eight tasks with its standard error, as far as they are there.
+def score_in_words(items: pandas.DataFrame) -> str:
+    """The score of `score_of_items` with its standard error, as far as they are there.
 
     Args:
         items: as in `scores_of`.
     """
-    score = mean_of(items)
+    score = score_of_items(items)
     if score is None:
         return "no mean: it takes all eight tasks"
+    name = "MMLU" if _is_mmlu(set(items["task"])) else "mean of the eight tasks"
     if math.isnan(score.stderr):
-        return f"mean of the eight tasks: {score.mean:.1f} % (a standard error takes more facts)"
-    words = "standard error, items of one fact counted once"
-    return f"mean of the eight tasks: {score.mean:.1f} ± {score.stderr:.1f} % ({words})"
+        return f"{name}: {score.mean:.1f} % (a standard error takes more items)"
+    known = items["fact"].notna().any()
+    how = "items of one fact counted once" if known else "items taken as independent"
+    return f"{name}: {score.mean:.1f} ± {score.stderr:.1f} % (standard error, {how})"
 
 
 def kinds_of(items: pandas.DataFrame) -> pandas.DataFrame:
@@ -71,6 +77,10 @@ def kinds_of(items: pandas.DataFrame) -> pandas.DataFrame:
         "stderr": [found[kind].stderr for kind in sizes.index],
     }
     return pandas.DataFrame(columns, index=sizes.index).round(1).assign(items=sizes)
+
+
+def _is_mmlu(tasks: set[str]) -> bool:
+    return {task.removeprefix("mini_") for task in tasks} == {"mmlu"}
 
 
 def _scores(items: pandas.DataFrame) -> dict[str, Score]:

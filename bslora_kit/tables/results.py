@@ -26,7 +26,7 @@ from bslora_kit.published.scores import published_score
 
 SHORT = dict(zip(TASKS, "obqa arc_c hella arc_e piqa wino boolq siqa".split(), strict=True))
 SHORT["mmlu"] = "mmlu"
-_ITEM_COLUMNS = ("task", "subject", "doc_id", "doc_hash", "fact", "correct")
+_ITEM_COLUMNS = ("task", "subject", "doc_id", "doc_hash", "kind", "fact", "correct")
 COMMON = (  # what all rows of one table must agree on: part of result.json, name
     ("run", "profile"),
     ("run", "steps"),

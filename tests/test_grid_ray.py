@@ -147,7 +147,10 @@ def gpus_shared(node, runs: Path) -> list[str]:
     jobs = jobs_of(node, runs).values()
     try:
         for job in jobs:
-            job.suspend() if len(jobs) == 1 else job.resume()
+            if len(jobs) == 1:
+                job.suspend()
+            else:
+                job.resume()
         seen = [job.environ().get("CUDA_VISIBLE_DEVICES", "all") for job in jobs]
     except psutil.Error:  # one has ended meanwhile
         return []

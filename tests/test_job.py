@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas
 import pytest
+import torch
 import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
@@ -367,9 +368,11 @@ def test_a_seed_fixes_the_run_and_an_interrupted_one_ends_the_same(asked, tmp_pa
     assert not (resumed.folder / "checkpoints").exists()
 
 
-@pytest.mark.parametrize(("precision", "rounding"), [("fp32", 1e-4), ("bf16", 5e-3)])
+@pytest.mark.parametrize(
+    ("precision", "rounding", "least"), [("fp32", 1e-4, 1e-5), ("bf16", 5e-3, 2e-2)]
+)
 def test_two_processes_train_a_job_as_one_does(
-    asked, world, tmp_path, monkeypatch, capsys, precision, rounding
+    asked, world, tmp_path, monkeypatch, capsys, precision, rounding, least
 ):
     # Masks of dropout differ between processes; without them only the order of sums does.
     profile = write_profile(world / "profiles" / "whole.yaml", dropout=0.0)
@@ -391,6 +394,7 @@ def test_two_processes_train_a_job_as_one_does(
     adapters = [load_file(job.folder / "adapter" / "adapter_model.safetensors") for job in (one, two)]
     assert adapters[0].keys() == adapters[1].keys()
     for name, tensor in adapters[0].items():
+        torch.testing.assert_close(adapters[1][name], tensor, rtol=10 * rounding, atol=least)
         assert (adapters[1][name] - tensor).norm() <= 10 * rounding * tensor.norm(), name
     scores = [pandas.read_parquet(job.folder / "items.parquet")["log_likelihoods"] for job in (one, two)]
     for ours, theirs in zip(*scores, strict=True):

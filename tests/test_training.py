@@ -644,8 +644,8 @@ def test_two_processes_train_as_one(tmp_path):
         )
         for name in expected:
             torch.testing.assert_close(weights[name], expected[name], rtol=0, atol=1e-6)
-        assert loss == pytest.approx(result.loss, abs=1e-5)
-        assert eval_loss == pytest.approx(result.eval_loss, abs=1e-5)
+        assert loss == pytest.approx(result.loss, abs=1e-6)
+        assert eval_loss == pytest.approx(result.eval_loss, abs=1e-6)
     one, two = history_of(tmp_path / "one"), history_of(tmp_path / "two")
     assert [e["step"] for e in two] == [e["step"] for e in one]
     assert [e["tokens"] for e in two] == [e["tokens"] for e in one]

@@ -130,7 +130,7 @@ def _error_of(row: Row) -> str:
     from bslora_kit.tables.results import items_of
 
     try:
-        score = score_of_items(items_of({"folder": row.folder}))
+        score = score_of_items(items_of(row.folder))
     except ValueError:  # the table says what is wrong with them
         return ""
     return "" if score is None or math.isnan(score.stderr) else f" ± {score.stderr:.2f}"

@@ -69,7 +69,7 @@ def answers_of(results: Sequence[Mapping[str, Any]], grid: Mapping[str, Any]) ->
     if not used:
         return None
     items, correct = matched(
-        {f"run {x['run']['row']}, seed {x['run']['seed']}": items_of(x) for x in used}
+        {f"run {x['run']['row']}, seed {x['run']['seed']}": items_of(x["folder"]) for x in used}
     )
     names = [
         (x["run"]["row"], ANY if x["run"]["method"] == UNTRAINED else x["run"]["seed"]) for x in used

@@ -10,9 +10,10 @@ import math
 
 import pandas
 
-from bslora_kit.evaluation.tasks import GROUPS, metric_of
+from bslora_kit.evaluation.tasks import metric_of
+from bslora_kit.published import TASKS
 from bslora_kit.tables.answers import ALL, Answers, scores_by_row
-from bslora_kit.tables.results import Score
+from bslora_kit.tables.results import Score, mmlu_alone
 
 
 def scores_of(items: pandas.DataFrame) -> pandas.DataFrame:
@@ -38,9 +39,8 @@ def score_of_items(items: pandas.DataFrame) -> Score | None:
     Returns:
         The score with its errors; None where neither is there.
     """
-    there = set(items["task"])
-    whole = _is_mmlu(there) or any(there.issuperset(eight) for eight in GROUPS.values())
-    return _scores(items)[ALL] if whole else None
+    there = {task.removeprefix("mini_") for task in items["task"].unique()}
+    return _scores(items)[ALL] if mmlu_alone(there) or there.issuperset(TASKS) else None
 
 
 def score_in_words(items: pandas.DataFrame) -> str:
@@ -52,7 +52,7 @@ def score_in_words(items: pandas.DataFrame) -> str:
     score = score_of_items(items)
     if score is None:
         return "no mean: it takes all eight tasks"
-    name = "MMLU" if _is_mmlu(set(items["task"])) else "mean of the eight tasks"
+    name = "MMLU" if mmlu_alone(items["task"].unique()) else "mean of the eight tasks"
     if math.isnan(score.stderr):
         return f"{name}: {score.mean:.1f} % (a standard error takes more items)"
     known = items["fact"].notna().any()
@@ -77,10 +77,6 @@ def kinds_of(items: pandas.DataFrame) -> pandas.DataFrame:
         "stderr": [found[kind].stderr for kind in sizes.index],
     }
     return pandas.DataFrame(columns, index=sizes.index).round(1).assign(items=sizes)
-
-
-def _is_mmlu(tasks: set[str]) -> bool:
-    return {task.removeprefix("mini_") for task in tasks} == {"mmlu"}
 
 
 def _scores(items: pandas.DataFrame) -> dict[str, Score]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -247,9 +247,14 @@ def score_of(scored: Mapping[str, Any]) -> tuple[float | None, float | None]:
     Returns:
         The score and its binomial standard error from items, in percent; None where there is none.
     """
-    if [task.removeprefix("mini_") for task in scored["tasks"]] == ["mmlu"]:
+    if mmlu_alone(scored["tasks"]):
         return score_on(*scored["tasks"], scored)
     return _percent(scored["mean"], scored["mean_stderr"])
+
+
+def mmlu_alone(tasks: Iterable[str]) -> bool:
+    """Whether nothing but MMLU was scored, or its model in the demo's world."""
+    return {task.removeprefix("mini_") for task in tasks} == {"mmlu"}
 
 
 def score_on(task: str, scored: Mapping[str, Any]) -> tuple[float | None, float | None]:
@@ -261,13 +266,16 @@ def _percent(*values: float | None) -> tuple[float | None, ...]:
     return tuple(None if value is None else 100 * value for value in values)
 
 
-def items_of(result: Mapping[str, Any]) -> pandas.DataFrame:
+def items_of(folder: Path | str) -> pandas.DataFrame:
     """The items that one run answered.
+
+    Args:
+        folder: of the run.
 
     Raises:
         ValueError: if they are not beside the result, or cannot be read.
     """
-    path = Path(result["folder"]) / "items.parquet"
+    path = Path(folder) / "items.parquet"
     name = "/".join(path.parts[-3:])  # a table is passed on; where it was made is no part of it
     if not path.is_file():
         raise ValueError(f"{name} is missing; run the row again to compare item by item")
